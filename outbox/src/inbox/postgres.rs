@@ -1,0 +1,249 @@
+//! The inbox in Postgres, at READ COMMITTED.
+
+use super::store::{InboxStore, fenced, headers_from, headers_text};
+use super::{Assignment, ParkedRecord, Release};
+use crate::error::Result;
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
+use std::time::Duration;
+use uuid::Uuid;
+
+impl InboxStore for PgConnection {
+    async fn assign(&mut self, group: &str, topic: &str, partition: i32, owner: &str) -> Result<Assignment> {
+        let row = sqlx::query(
+            "INSERT INTO outbox.inbox_partition AS p (consumer_group, topic, partition, epoch, owner) \
+             VALUES ($1, $2, $3, 1, $4) \
+             ON CONFLICT (consumer_group, topic, partition) \
+                 DO UPDATE SET epoch = p.epoch + 1, owner = excluded.owner \
+             RETURNING epoch, next_offset, last_id",
+        )
+        .bind(group)
+        .bind(topic)
+        .bind(partition)
+        .bind(owner)
+        .fetch_one(self)
+        .await?;
+        Ok(Assignment {
+            topic: topic.to_owned(),
+            partition,
+            epoch: row.try_get("epoch")?,
+            next_offset: row.try_get("next_offset")?,
+            last_id: row.try_get("last_id")?,
+        })
+    }
+
+    async fn enter(&mut self, group: &str, at: &Assignment) -> Result<Option<i64>> {
+        sqlx::query_scalar(
+            "SELECT next_offset FROM outbox.inbox_partition \
+             WHERE consumer_group = $1 AND topic = $2 AND partition = $3 AND epoch = $4 FOR NO KEY UPDATE",
+        )
+        .bind(group)
+        .bind(&at.topic)
+        .bind(at.partition)
+        .bind(at.epoch)
+        .fetch_optional(self)
+        .await?
+        .ok_or_else(|| fenced(at))
+    }
+
+    async fn first_time(&mut self, group: &str, ids: &[Uuid]) -> Result<Vec<Uuid>> {
+        // In id order: two groups of workers that record the same ids never deadlock over them.
+        Ok(sqlx::query_scalar(
+            "INSERT INTO outbox.inbox_seen (consumer_group, id) \
+             SELECT $1, id FROM unnest($2::uuid[]) AS ids (id) ORDER BY id \
+             ON CONFLICT DO NOTHING RETURNING id",
+        )
+        .bind(group)
+        .bind(ids)
+        .fetch_all(self)
+        .await?)
+    }
+
+    async fn draw_sequence(&mut self, group: &str, source: &str, key: &str, number: i64) -> Result<i64> {
+        // The row must be locked before it is read, or two transactions would both read the number
+        // before: hence an insert of 0 that loses, then an update that answers what it replaced.
+        sqlx::query(
+            "INSERT INTO outbox.inbox_key (consumer_group, source, key, last_seq) VALUES ($1, $2, $3, 0) \
+             ON CONFLICT DO NOTHING",
+        )
+        .bind(group)
+        .bind(source)
+        .bind(key)
+        .execute(&mut *self)
+        .await?;
+        let before: i64 = sqlx::query_scalar(
+            "SELECT last_seq FROM outbox.inbox_key \
+             WHERE consumer_group = $1 AND source = $2 AND key = $3 FOR NO KEY UPDATE",
+        )
+        .bind(group)
+        .bind(source)
+        .bind(key)
+        .fetch_one(&mut *self)
+        .await?;
+        if before < number {
+            sqlx::query(
+                "UPDATE outbox.inbox_key SET last_seq = $4 \
+                 WHERE consumer_group = $1 AND source = $2 AND key = $3",
+            )
+            .bind(group)
+            .bind(source)
+            .bind(key)
+            .bind(number)
+            .execute(self)
+            .await?;
+        }
+        Ok(before)
+    }
+
+    async fn advance(
+        &mut self,
+        group: &str,
+        at: &Assignment,
+        next_offset: i64,
+        last_id: Option<Uuid>,
+    ) -> Result<()> {
+        let moved = sqlx::query(
+            "UPDATE outbox.inbox_partition SET next_offset = greatest(next_offset, $5), \
+                 last_id = CASE WHEN next_offset > $5 THEN last_id ELSE $6 END \
+             WHERE consumer_group = $1 AND topic = $2 AND partition = $3 AND epoch = $4",
+        )
+        .bind(group)
+        .bind(&at.topic)
+        .bind(at.partition)
+        .bind(at.epoch)
+        .bind(next_offset)
+        .bind(last_id)
+        .execute(self)
+        .await?;
+        if moved.rows_affected() == 1 { Ok(()) } else { Err(fenced(at)) }
+    }
+
+    async fn forget(&mut self, group: &str, age: Duration, limit: u32) -> Result<u64> {
+        let forgotten = sqlx::query(
+            "DELETE FROM outbox.inbox_seen WHERE ctid = ANY (ARRAY(\
+                 SELECT ctid FROM outbox.inbox_seen \
+                 WHERE consumer_group = $1 AND seen_at < clock_timestamp() - make_interval(secs => $2) \
+                 ORDER BY seen_at LIMIT $3))",
+        )
+        .bind(group)
+        .bind(age.as_secs_f64())
+        .bind(i64::from(limit))
+        .execute(self)
+        .await?;
+        Ok(forgotten.rows_affected())
+    }
+
+    async fn park(&mut self, group: &str, record: &ParkedRecord) -> Result<()> {
+        sqlx::query(
+            "INSERT INTO outbox.inbox_parked \
+                 (consumer_group, topic, partition, record_offset, key, payload, headers, reason) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8) ON CONFLICT DO NOTHING",
+        )
+        .bind(group)
+        .bind(&record.topic)
+        .bind(record.partition)
+        .bind(record.offset)
+        .bind(record.key.as_deref())
+        .bind(record.payload.as_deref())
+        .bind(headers_text(&record.headers))
+        .bind(&record.reason)
+        .execute(self)
+        .await?;
+        Ok(())
+    }
+
+    async fn parked_keys(&mut self, group: &str, at: &Assignment) -> Result<Vec<Option<Vec<u8>>>> {
+        Ok(sqlx::query_scalar(
+            "SELECT DISTINCT key FROM outbox.inbox_parked \
+             WHERE consumer_group = $1 AND topic = $2 AND partition = $3",
+        )
+        .bind(group)
+        .bind(&at.topic)
+        .bind(at.partition)
+        .fetch_all(self)
+        .await?)
+    }
+
+    async fn released(&mut self, group: &str, at: &Assignment) -> Result<Option<ParkedRecord>> {
+        let row = sqlx::query(
+            "SELECT topic, partition, record_offset, key, payload, headers::text AS headers, reason \
+             FROM outbox.inbox_parked \
+             WHERE consumer_group = $1 AND topic = $2 AND partition = $3 AND released \
+             ORDER BY record_offset LIMIT 1",
+        )
+        .bind(group)
+        .bind(&at.topic)
+        .bind(at.partition)
+        .fetch_optional(self)
+        .await?;
+        row.map(|row| record(&row)).transpose()
+    }
+
+    async fn unpark(&mut self, group: &str, parked: &ParkedRecord) -> Result<bool> {
+        sqlx::query(
+            "DELETE FROM outbox.inbox_parked \
+             WHERE consumer_group = $1 AND topic = $2 AND partition = $3 AND record_offset = $4",
+        )
+        .bind(group)
+        .bind(&parked.topic)
+        .bind(parked.partition)
+        .bind(parked.offset)
+        .execute(&mut *self)
+        .await?;
+        Ok(sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM outbox.inbox_parked WHERE consumer_group = $1 AND topic = $2 \
+                 AND partition = $3 AND key IS NOT DISTINCT FROM $4)",
+        )
+        .bind(group)
+        .bind(&parked.topic)
+        .bind(parked.partition)
+        .bind(parked.key.as_deref())
+        .fetch_one(self)
+        .await?)
+    }
+
+    async fn parked(&mut self, group: &str, limit: u32) -> Result<Vec<ParkedRecord>> {
+        let rows = sqlx::query(
+            "SELECT topic, partition, record_offset, key, payload, headers::text AS headers, reason \
+             FROM outbox.inbox_parked WHERE consumer_group = $1 \
+             ORDER BY topic, partition, record_offset LIMIT $2",
+        )
+        .bind(group)
+        .bind(i64::from(limit))
+        .fetch_all(self)
+        .await?;
+        rows.iter().map(record).collect()
+    }
+
+    async fn release(
+        &mut self,
+        group: &str,
+        topic: &str,
+        key: Option<&[u8]>,
+        decision: Release,
+    ) -> Result<u64> {
+        let sql = match decision {
+            Release::Retry => {
+                "UPDATE outbox.inbox_parked SET released = true \
+                 WHERE consumer_group = $1 AND topic = $2 AND key IS NOT DISTINCT FROM $3"
+            }
+            Release::Drop => {
+                "DELETE FROM outbox.inbox_parked \
+                 WHERE consumer_group = $1 AND topic = $2 AND key IS NOT DISTINCT FROM $3"
+            }
+        };
+        Ok(sqlx::query(sql).bind(group).bind(topic).bind(key).execute(self).await?.rows_affected())
+    }
+}
+
+fn record(row: &PgRow) -> Result<ParkedRecord> {
+    Ok(ParkedRecord {
+        topic: row.try_get("topic")?,
+        partition: row.try_get("partition")?,
+        offset: row.try_get("record_offset")?,
+        key: row.try_get("key")?,
+        payload: row.try_get("payload")?,
+        headers: headers_from(row.try_get("headers")?)?,
+        reason: row.try_get("reason")?,
+    })
+}
