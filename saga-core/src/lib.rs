@@ -1,1 +1,14 @@
-//! saga-core
+//! Sagas that end with all of their effects or none of them, driven through any crash.
+
+pub mod id;
+pub mod journal;
+pub mod payload;
+pub mod retry;
+pub mod saga;
+pub mod step;
+
+pub use id::{MailId, Name, Place, RunId, WorkerId};
+pub use payload::Payload;
+pub use retry::Retry;
+pub use saga::{Builder, Definition, Feeds, Output};
+pub use step::{Cx, Definite, Probed, Provides, Step, StepError, step};

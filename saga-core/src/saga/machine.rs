@@ -1,0 +1,518 @@
+//! The pure machine: (plan, journal, now) → decisions. No I/O, no clock, no tokio.
+//!
+//! A [`Machine`] is the fold of a journal. [`Machine::apply`] takes one record, on replay and live
+//! alike; [`Machine::decide`] says what comes next. The engine writes each decision as a record,
+//! applies it, commits, and acts only when the commit is durable.
+//!
+//! The machine goes forward until a place is refused or a cancel is accepted, and backward from then
+//! on (see `unwind`). When nothing is under way, nothing can start and nothing is due, the saga has
+//! either ended or it needs a person.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::plan::{Kind, Plan, Wiring};
+use crate::id::{MailId, Place};
+use crate::journal::stage::{Event, Rest};
+use crate::journal::{
+    Answer, Cause, Effect, End, Failure, Illegal, MailBody, Outcome, Record, Stage, Timestamp, Verb,
+};
+use crate::payload::Payload;
+
+/// What comes next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Compute this pure value now; it shares the commit.
+    Derive {
+        /// The node.
+        node: usize,
+        /// Its input.
+        input: Payload,
+    },
+    /// Record that this attempt starts, and start it once that is durable.
+    Start {
+        /// The node.
+        node: usize,
+        /// The item of an `each`; 0 elsewhere.
+        item: usize,
+        /// Which effect.
+        effect: Effect,
+        /// Which attempt.
+        attempt: u32,
+    },
+    /// Nothing can be done before this time.
+    Wait(Timestamp),
+    /// A person is needed.
+    Block {
+        /// Where.
+        at: Place,
+        /// Why.
+        cause: Cause,
+        /// What the failing attempt said.
+        failure: Failure,
+    },
+    /// It is over.
+    End(End),
+}
+
+/// Where the items of one node stand.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Slot {
+    /// One stage per item; a node other than `each` has exactly one item.
+    pub(super) stages: Vec<Stage>,
+    /// Which items have an attempt under way *in this process*.
+    live: Vec<bool>,
+    /// The items' inputs, once the node's sources are done.
+    inputs: Option<Vec<Payload>>,
+    /// The node's output, once every item is done.
+    output: Option<Payload>,
+}
+
+/// The state of one declared saga.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    pub(super) plan: Arc<Plan>,
+    pub(super) slots: Vec<Slot>,
+    /// Why it unwinds: the first failure that was journaled.
+    cause: Option<Failure>,
+    /// An operator left an effect as it is, so the end cannot be `Compensated`.
+    left: bool,
+    /// An operator ended it as it stands.
+    abandoned: bool,
+    pivot_begun: bool,
+    blocked: bool,
+    end: Option<End>,
+}
+
+impl Machine {
+    /// The state before any record.
+    pub fn new(plan: Arc<Plan>) -> Self {
+        let slots = plan.nodes.iter().map(|node| match node.kind {
+            Kind::Step | Kind::Pivot => {
+                Slot { stages: vec![Stage::Idle], live: vec![false], ..Slot::default() }
+            }
+            Kind::Input | Kind::Derive | Kind::Each => Slot::default(),
+        });
+        let slots = slots.collect();
+        Self {
+            plan,
+            slots,
+            cause: None,
+            left: false,
+            abandoned: false,
+            pivot_begun: false,
+            blocked: false,
+            end: None,
+        }
+    }
+
+    /// Folds a whole journal.
+    pub fn replay<'a>(
+        plan: Arc<Plan>,
+        records: impl IntoIterator<Item = &'a Record>,
+    ) -> Result<Self, Illegal> {
+        let mut machine = Self::new(plan);
+        for record in records {
+            machine.apply(record)?;
+        }
+        Ok(machine)
+    }
+
+    /// Takes one record: the only way the state changes, live and on replay.
+    pub fn apply(&mut self, record: &Record) -> Result<(), Illegal> {
+        if self.end.is_some() {
+            return Err(self.illegal("the saga has ended", record));
+        }
+        match record {
+            Record::Began { input, .. } if self.slots[0].output.is_none() => {
+                self.slots[0].output = Some(input.clone());
+                self.open_ready();
+            }
+            Record::Derived { at, value } => {
+                let (node, _) = self.locate(at, record)?;
+                if self.plan.nodes[node].kind != Kind::Derive || self.slots[node].output.is_some() {
+                    return Err(self.illegal("nothing is derived there", record));
+                }
+                self.slots[node].output = Some(value.clone());
+                self.open_ready();
+            }
+            Record::Started { at, effect, attempt } => {
+                let (node, item) = self.step(at, &Event::Started(*effect, *attempt), record)?;
+                self.pivot_begun |= self.plan.nodes[node].kind == Kind::Pivot;
+                self.slots[node].live[item] = false;
+            }
+            Record::Finished { at, effect, outcome, due } => {
+                let (node, item) = self.step(at, &Event::Finished(*effect, outcome, *due), record)?;
+                self.slots[node].live[item] = false;
+                self.settle(node, item);
+            }
+            Record::Received { body, answer: Answer::Accepted, .. } => self.accept(body, record)?,
+            Record::Received { .. } => {}
+            Record::Blocked { .. } => self.blocked = true,
+            Record::Closed { end } => self.end = Some(end.clone()),
+            Record::Began { .. } => return Err(self.illegal("the saga has begun", record)),
+        }
+        Ok(())
+    }
+
+    /// Moves one place on by the table of legal histories.
+    fn step(&mut self, at: &Place, event: &Event<'_>, record: &Record) -> Result<(usize, usize), Illegal> {
+        let (node, item) = self.locate(at, record)?;
+        let contract = self.plan.nodes[node].contract();
+        let stage = std::mem::replace(&mut self.slots[node].stages[item], Stage::Idle);
+        self.slots[node].stages[item] = stage.next(event, contract)?;
+        Ok((node, item))
+    }
+
+    /// What follows when a place came to rest: an output, or a reason to unwind.
+    fn settle(&mut self, node: usize, item: usize) {
+        match &self.slots[node].stages[item] {
+            Stage::Done(_) => self.gather(node),
+            Stage::Refused(failure) => {
+                let failure = Failure::new(format!("{}: {failure}", self.plan.nodes[node].place(item)));
+                self.cause.get_or_insert(failure);
+            }
+            _ => {}
+        }
+    }
+
+    /// Gives the node its output once every item is done, and opens what waited for it.
+    fn gather(&mut self, node: usize) {
+        let slot = &mut self.slots[node];
+        let outputs: Option<Vec<&Payload>> = slot
+            .stages
+            .iter()
+            .map(|s| if let Stage::Done(output) = s { Some(output) } else { None })
+            .collect();
+        let Some(outputs) = outputs else { return };
+        slot.output = Some(match self.plan.nodes[node].kind {
+            Kind::Each => Payload::array(outputs),
+            _ => outputs[0].clone(),
+        });
+        self.open_ready();
+    }
+
+    /// Gives every node whose sources are done its input. An `each` over an empty list is done at once.
+    fn open_ready(&mut self) {
+        for node in 1..self.plan.nodes.len() {
+            if self.slots[node].inputs.is_some() {
+                continue;
+            }
+            let plan = self.plan.clone();
+            if !plan.nodes[node].needs().all(|source| self.slots[source].output.is_some()) {
+                continue;
+            }
+            let input = self.join(&plan.nodes[node].wiring);
+            let slot = &mut self.slots[node];
+            if plan.nodes[node].kind != Kind::Each {
+                slot.inputs = Some(vec![input]);
+                continue;
+            }
+            // What is no list cannot be cut into items: the one item it makes then fails to decode,
+            // which blocks the saga with that payload named.
+            let items = input.items().unwrap_or_else(|_| vec![input]);
+            slot.stages.resize(items.len(), Stage::Idle);
+            slot.live.resize(items.len(), false);
+            if items.is_empty() {
+                slot.output = Some(Payload::array([]));
+            }
+            slot.inputs = Some(items);
+        }
+    }
+
+    fn join(&self, wiring: &Wiring) -> Payload {
+        let output =
+            |node: usize| self.slots[node].output.as_ref().expect("only asked when the sources are done");
+        match wiring {
+            Wiring::Unit => Payload::null(),
+            Wiring::One(node) => output(*node).clone(),
+            Wiring::Many(nodes) => Payload::array(nodes.iter().map(|node| output(*node))),
+        }
+    }
+
+    fn locate(&self, at: &Place, record: &Record) -> Result<(usize, usize), Illegal> {
+        let (name, item) = at.parts();
+        let node = self.plan.find(name).ok_or_else(|| self.illegal("the plan has no such step", record))?;
+        let item = item.unwrap_or(0);
+        let derived = self.plan.nodes[node].kind == Kind::Derive;
+        if !derived && item >= self.slots[node].stages.len() {
+            return Err(self.illegal("the step has no such item", record));
+        }
+        Ok((node, item))
+    }
+
+    fn illegal(&self, stage: &str, record: &Record) -> Illegal {
+        Illegal { stage: format!("{}: {stage}", self.plan.name), event: format!("{record:?}") }
+    }
+}
+
+/// Mail.
+impl Machine {
+    /// What mail is answered, decided before it is recorded. `None` where it has nothing to say here.
+    pub fn receive(&self, mail: MailId, body: MailBody, now: Timestamp) -> Record {
+        let answer = match &body {
+            MailBody::Cancel { .. } if self.pivot_begun || self.cause.is_some() => Answer::TooLate,
+            MailBody::Cancel { .. } => Answer::Accepted,
+            MailBody::Abandon { .. } if self.any_live() => {
+                Answer::Refused("an attempt is under way; abandon when it has ended".into())
+            }
+            MailBody::Abandon { .. } => Answer::Accepted,
+            MailBody::Operator { at, verb, .. } => self.answer_operator(at, verb, now),
+        };
+        Record::Received { mail, body, answer }
+    }
+
+    fn answer_operator(&self, at: &Place, verb: &Verb, now: Timestamp) -> Answer {
+        let (name, item) = at.parts();
+        let stage = self
+            .plan
+            .find(name)
+            .and_then(|node| Some((node, self.slots[node].stages.get(item.unwrap_or(0))?)))
+            .filter(|(node, _)| !self.slots[*node].live[item.unwrap_or(0)]);
+        let Some((node, stage)) = stage else {
+            return Answer::Refused(format!("no attempt rests at {at}"));
+        };
+        match stage.clone().next(&Event::Operator(verb, now), self.plan.nodes[node].contract()) {
+            Ok(_) => Answer::Accepted,
+            Err(illegal) => Answer::Refused(illegal.to_string()),
+        }
+    }
+
+    fn accept(&mut self, body: &MailBody, record: &Record) -> Result<(), Illegal> {
+        match body {
+            MailBody::Cancel { reason } => {
+                self.cause.get_or_insert(Failure::new(format!("cancelled: {reason}")));
+            }
+            MailBody::Operator { at, verb, who, why } => {
+                // The time of a retry is "now" whenever it is read: long ago is due as well.
+                let (node, item) = self.step(at, &Event::Operator(verb, Timestamp::UNIX_EPOCH), record)?;
+                if *verb == Verb::Skip {
+                    self.left = true;
+                    self.cause.get_or_insert(Failure::new(format!("{who} skipped {at}: {why}")));
+                }
+                self.settle(node, item);
+                self.blocked = false;
+            }
+            MailBody::Abandon { who, why } => {
+                let cause = self.cause.take().map(|cause| format!("; first failure: {cause}"));
+                self.cause =
+                    Some(Failure::new(format!("{who} abandoned it: {why}{}", cause.unwrap_or_default())));
+                self.left = true;
+                self.abandoned = true;
+                self.blocked = false;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Decisions.
+impl Machine {
+    /// Everything that can be done now; empty while attempts are under way that decide what follows.
+    ///
+    /// The caller records and applies each `Derive` and `Start`, marks starts with
+    /// [`Machine::launched`], and asks again after a `Derive`.
+    pub fn decide(&self, now: Timestamp) -> Vec<Decision> {
+        if self.end.is_some() || self.blocked || self.slots[0].output.is_none() {
+            return Vec::new();
+        }
+        let unwinding = self.cause.is_some();
+        let mut decisions = Vec::new();
+        let mut rests = Rests::default();
+        if !self.abandoned {
+            if unwinding {
+                self.decide_backward(now, &mut decisions, &mut rests);
+            } else {
+                self.decide_forward(now, &mut decisions, &mut rests);
+            }
+        }
+        if !decisions.is_empty() || self.any_live() {
+            return decisions;
+        }
+        vec![match (rests.due, rests.stuck) {
+            (Some(due), _) => Decision::Wait(due),
+            (None, Some((at, cause, failure))) => Decision::Block { at, cause, failure },
+            (None, None) => Decision::End(self.ending()),
+        }]
+    }
+
+    fn decide_forward(&self, now: Timestamp, decisions: &mut Vec<Decision>, rests: &mut Rests) {
+        for (node, slot) in self.slots.iter().enumerate().skip(1) {
+            let Some(inputs) = &slot.inputs else { continue };
+            if self.plan.nodes[node].kind == Kind::Derive && slot.output.is_none() {
+                decisions.push(Decision::Derive { node, input: inputs[0].clone() });
+            }
+            for item in 0..slot.stages.len() {
+                self.decide_item(node, item, now, decisions, rests);
+            }
+        }
+    }
+
+    /// Brings one action nearer to success: its first attempt, the next one, or a probe.
+    pub(super) fn decide_item(
+        &self,
+        node: usize,
+        item: usize,
+        now: Timestamp,
+        decisions: &mut Vec<Decision>,
+        rests: &mut Rests,
+    ) {
+        if self.slots[node].live[item] {
+            return;
+        }
+        let step = &self.plan.nodes[node];
+        let mut start = |effect, attempt| decisions.push(Decision::Start { node, item, effect, attempt });
+        match &self.slots[node].stages[item] {
+            Stage::Idle => start(Effect::Action, 1),
+            // From here on: the worker that ran it died, or the time of the next attempt has come.
+            Stage::Acting { attempt, .. } if step.idempotent => start(Effect::Action, attempt + 1),
+            Stage::Acting { .. } if step.probe => start(Effect::Probe, 1),
+            Stage::Acting { .. } => rests.stuck(step.place(item), Cause::InDoubt, worker_died()),
+            Stage::Probing { probe, .. } => start(Effect::Probe, probe + 1),
+            Stage::Resting { rest: Rest::Stuck(cause, failure), .. } => {
+                rests.stuck(step.place(item), *cause, failure.clone());
+            }
+            Stage::Resting { rest: Rest::Due(due), .. } if *due > now => rests.due(*due),
+            Stage::Resting { attempt, doubt, probes, .. } => match (doubt, step.idempotent, step.probe) {
+                (false, ..) | (true, true, _) => start(Effect::Action, attempt + 1),
+                (true, false, true) => start(Effect::Probe, probes + 1),
+                (true, false, false) => start(Effect::Action, attempt + 1),
+            },
+            Stage::Done(_)
+            | Stage::Refused(_)
+            | Stage::Undoing { .. }
+            | Stage::UndoResting { .. }
+            | Stage::Undone
+            | Stage::Left => {}
+        }
+    }
+
+    /// The record of an attempt's end, with the time of the next attempt chosen by the step's policy.
+    ///
+    /// `jitter` in `0.0..=1.0`; `retry_after` is the least pause that the service asked for.
+    pub fn finish(
+        &self,
+        at: (usize, usize),
+        effect: Effect,
+        outcome: Outcome,
+        retry_after: Option<Duration>,
+        now: Timestamp,
+        jitter: f64,
+    ) -> Record {
+        let (node, item) = at;
+        let step = &self.plan.nodes[node];
+        let pause = self.pause(node, item, effect, &outcome, jitter);
+        let pause = pause.map(|pause| pause.max(retry_after.unwrap_or_default()));
+        let due =
+            pause.map(|pause| now + chrono::TimeDelta::from_std(pause).unwrap_or(chrono::TimeDelta::MAX));
+        Record::Finished { at: step.place(item), effect, outcome, due }
+    }
+
+    fn pause(
+        &self,
+        node: usize,
+        item: usize,
+        effect: Effect,
+        outcome: &Outcome,
+        jitter: f64,
+    ) -> Option<Duration> {
+        let step = &self.plan.nodes[node];
+        let again = |retry: &crate::retry::Retry, attempt: u32| {
+            retry.goes_on_after(attempt).then(|| retry.pause_after(attempt, jitter))
+        };
+        let unknown = matches!(outcome, Outcome::Unknown(_));
+        match (&self.slots[node].stages[item], outcome) {
+            (_, Outcome::Ok(_) | Outcome::Rejected(_) | Outcome::Malformed { .. }) => None,
+            (Stage::Acting { attempt, doubt }, _) => {
+                let in_doubt = *doubt || unknown;
+                if in_doubt && !step.idempotent {
+                    // Only a probe may touch it now, and the first one at once.
+                    return step.probe.then_some(Duration::ZERO);
+                }
+                // Attempts used up in doubt: settling goes on at the compensation's pace.
+                let settle = || in_doubt.then(|| again(&step.undo_retry, *attempt)).flatten();
+                again(&step.retry, *attempt).or_else(settle)
+            }
+            (Stage::Probing { probe, .. }, _) if effect == Effect::Probe => again(&step.undo_retry, *probe),
+            (Stage::Undoing { attempt, .. }, _) => again(&step.undo_retry, *attempt),
+            _ => None,
+        }
+    }
+
+    /// Marks an attempt as under way in this process, once its start is durable.
+    pub fn launched(&mut self, node: usize, item: usize) {
+        self.slots[node].live[item] = true;
+    }
+
+    /// Whether any attempt is under way in this process.
+    pub fn any_live(&self) -> bool {
+        self.slots.iter().any(|slot| slot.live.contains(&true))
+    }
+
+    fn ending(&self) -> End {
+        match &self.cause {
+            None => End::Completed { output: self.join(&self.plan.output) },
+            Some(cause) if self.left => End::PartiallyCompensated { cause: cause.clone() },
+            Some(cause) => End::Compensated { cause: cause.clone() },
+        }
+    }
+}
+
+/// What can be seen of the state.
+impl Machine {
+    /// The plan it follows.
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    /// The input of one item, once it is known.
+    pub fn input(&self, node: usize, item: usize) -> Option<&Payload> {
+        self.slots[node].inputs.as_ref()?.get(item)
+    }
+
+    /// The stages of a node's items.
+    pub fn stages(&self, node: usize) -> &[Stage] {
+        &self.slots[node].stages
+    }
+
+    /// Whether one item has an attempt under way in this process.
+    pub fn is_live(&self, node: usize, item: usize) -> bool {
+        self.slots[node].live[item]
+    }
+
+    /// Why it unwinds, once it does.
+    pub fn cause(&self) -> Option<&Failure> {
+        self.cause.as_ref()
+    }
+
+    /// Whether it waits for a person.
+    pub fn is_blocked(&self) -> bool {
+        self.blocked
+    }
+
+    /// How it ended, once it has.
+    pub fn end(&self) -> Option<&End> {
+        self.end.as_ref()
+    }
+}
+
+/// What the places that cannot go on wait for.
+#[derive(Debug, Default)]
+pub(super) struct Rests {
+    due: Option<Timestamp>,
+    stuck: Option<(Place, Cause, Failure)>,
+}
+
+impl Rests {
+    pub(super) fn due(&mut self, due: Timestamp) {
+        self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
+    }
+
+    pub(super) fn stuck(&mut self, at: Place, cause: Cause, failure: Failure) {
+        self.stuck.get_or_insert((at, cause, failure));
+    }
+}
+
+pub(super) fn worker_died() -> Failure {
+    Failure::new("the worker that ran this attempt died before it told the outcome")
+}

@@ -1,0 +1,12 @@
+//! The declared saga: a plan built with typed handles, and the machine that decides what comes next.
+
+pub mod builder;
+pub mod feeds;
+pub mod machine;
+pub mod plan;
+mod unwind;
+
+pub use builder::{Builder, Compensable, Definition, Forward};
+pub use feeds::{Feeds, Output};
+pub use machine::{Decision, Machine};
+pub use plan::{Kind, Node, Plan, Undo, Wiring};

@@ -1,0 +1,128 @@
+//! What an attempt is told: its state, its key, its deadline.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::id::{Place, RunId};
+use crate::journal::Effect;
+
+/// An application that has what a step needs. Every `Clone` type provides itself.
+pub trait Provides<S> {
+    /// The part the step needs; called once per attempt, so it should be cheap to clone.
+    fn provide(&self) -> S;
+}
+
+impl<A: Clone> Provides<A> for A {
+    fn provide(&self) -> A {
+        self.clone()
+    }
+}
+
+/// The context of one attempt.
+pub struct Cx<S> {
+    state: S,
+    attempt: Attempt,
+}
+
+/// Which attempt this is: the same data for whatever state a step needs.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// The run.
+    pub run: RunId,
+    /// The id that the saga's user gave it.
+    pub saga: Arc<str>,
+    /// The step and, in an `each`, the item.
+    pub place: Place,
+    /// Action, compensation or probe.
+    pub effect: Effect,
+    /// The attempt's number, from 1.
+    pub number: u32,
+    /// When the attempt counts as unknown.
+    pub deadline: Instant,
+    /// Cancelled when the worker wants its attempts to come to an end.
+    pub cancelled: CancellationToken,
+}
+
+impl<S> Cx<S> {
+    pub(crate) fn into_parts(self) -> (S, Attempt) {
+        (self.state, self.attempt)
+    }
+
+    pub(crate) fn new(state: S, attempt: Attempt) -> Self {
+        Self { state, attempt }
+    }
+
+    /// The part of the application that the step asked for.
+    pub fn state(&self) -> &S {
+        &self.state
+    }
+
+    /// The idempotency key of this effect: derived from the run, the step, the item and the direction;
+    /// the same for every attempt, and never the same for another run, even under the same saga id.
+    /// Send it to the participant.
+    pub fn key(&self) -> String {
+        let direction = match self.attempt.effect {
+            Effect::Action | Effect::Probe => Effect::Action,
+            Effect::Compensation => Effect::Compensation,
+        };
+        format!("{}/{}/{direction}", self.attempt.run, self.attempt.place)
+    }
+
+    /// The key of the action that this compensation or probe is about.
+    pub fn action_key(&self) -> String {
+        format!("{}/{}/{}", self.attempt.run, self.attempt.place, Effect::Action)
+    }
+
+    /// The headers that a participant's barrier reads: run, step, occurrence, direction, attempt. They
+    /// are a wire contract; `attempt` is for people and takes no part in matching.
+    pub fn headers(&self) -> [(&'static str, String); 5] {
+        let (step, item) = self.attempt.place.parts();
+        let direction = match self.attempt.effect {
+            Effect::Action => "action",
+            Effect::Compensation => "compensation",
+            Effect::Probe => "settle",
+        };
+        [
+            ("saga-run", self.attempt.run.to_string()),
+            ("saga-step", step.to_owned()),
+            ("saga-occurrence", item.unwrap_or(0).to_string()),
+            ("saga-direction", direction.to_owned()),
+            ("saga-attempt", self.attempt.number.to_string()),
+        ]
+    }
+
+    /// The run.
+    pub fn run(&self) -> RunId {
+        self.attempt.run
+    }
+
+    /// The id that the saga's user gave it.
+    pub fn saga(&self) -> &str {
+        &self.attempt.saga
+    }
+
+    /// The attempt's number, from 1. Attempts of crashed workers count.
+    pub fn attempt(&self) -> u32 {
+        self.attempt.number
+    }
+
+    /// When this attempt's outcome counts as unknown.
+    pub fn deadline(&self) -> Instant {
+        self.attempt.deadline
+    }
+
+    /// Cancelled when the worker drains: an attempt that can end early and tell its outcome should.
+    /// Ignoring it is safe.
+    pub fn cancelled(&self) -> &CancellationToken {
+        &self.attempt.cancelled
+    }
+}
+
+impl<S> fmt::Debug for Cx<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cx").field("attempt", &self.attempt).finish_non_exhaustive()
+    }
+}

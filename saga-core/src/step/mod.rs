@@ -1,0 +1,205 @@
+//! A step is a step: one value (a stable name, an action, a compensation decision, a policy) that a
+//! declared saga adds to its plan.
+
+pub mod code;
+pub mod context;
+pub mod error;
+
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+pub use code::Code;
+pub use context::{Cx, Provides};
+pub use error::{Definite, Probed, StepError};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::retry::Retry;
+use crate::saga::plan::Undo;
+
+/// A compensation decision is still missing.
+#[derive(Debug)]
+pub enum Undecided {}
+/// The step is undone by its compensation.
+#[derive(Debug)]
+pub enum Compensated {}
+/// It was said why the step needs no compensation.
+#[derive(Debug)]
+pub enum NotCompensated {}
+
+/// A step for which it is decided what undoes it. Only such steps can stand before the pivot.
+#[diagnostic::on_unimplemented(
+    message = "this step does not say how it is undone",
+    label = "a step before the pivot needs a compensation decision",
+    note = "say `.compensate(f)`, `.compensate_by_key(f)`, or `.no_compensation(\"why\")`; a step that cannot be undone belongs after the pivot"
+)]
+pub trait Undoable: sealed::Sealed {}
+impl Undoable for Compensated {}
+impl Undoable for NotCompensated {}
+
+/// A step for which no compensation was given. Only such steps can be the pivot or stand after it.
+#[diagnostic::on_unimplemented(
+    message = "this step has a compensation, but nothing is undone from the pivot on",
+    label = "the pivot and the steps after it are never compensated",
+    note = "leave the compensation out, or add the step before the pivot"
+)]
+pub trait NeverUndone: sealed::Sealed {}
+impl NeverUndone for Undecided {}
+impl NeverUndone for NotCompensated {}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::Undecided {}
+    impl Sealed for super::Compensated {}
+    impl Sealed for super::NotCompensated {}
+}
+
+/// A unit of work: a stable name, an action, how it is undone, and when it is tried again.
+///
+/// `S` is the part of the application that the step needs ([`Provides`]), so that a step can live in a
+/// crate that does not know your application. `K` is the compensation decision.
+pub struct Step<S, In, Out, K = Undecided> {
+    pub(crate) name: String,
+    pub(crate) code: Code<S>,
+    pub(crate) undo: Undo,
+    pub(crate) idempotent: bool,
+    pub(crate) retry: Option<Retry>,
+    pub(crate) undo_retry: Option<Retry>,
+    pub(crate) attempt_timeout: Duration,
+    types: PhantomData<fn(In) -> (Out, K)>,
+}
+
+/// How long one attempt may take unless the step says otherwise: longer than any sane request
+/// timeout, so that the client's own, better informed error usually comes first.
+pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Declares a step: a name that is unique in its definition and never changes, and its action.
+///
+/// The action may be a function, or a closure. A closure that captures clones what it needs on every
+/// call: `move |cx, x| { let api = api.clone(); async move { … } }` (an `async move |cx, x|` that
+/// captures is not `Fn`).
+///
+/// Unless said otherwise the action is *idempotent by key*: it may be run again under the same
+/// [`Cx::key`], and a rejection speaks for every attempt. See [`Step::not_idempotent`].
+pub fn step<S, In, Out, F, Fut>(name: impl Into<String>, action: F) -> Step<S, In, Out>
+where
+    S: 'static,
+    In: DeserializeOwned + Send + 'static,
+    Out: Serialize + 'static,
+    F: Fn(Cx<S>, In) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Out, StepError>> + Send + 'static,
+{
+    Step {
+        name: name.into(),
+        code: Code::action(action),
+        undo: Undo::Never,
+        idempotent: true,
+        retry: None,
+        undo_retry: None,
+        attempt_timeout: ATTEMPT_TIMEOUT,
+        types: PhantomData,
+    }
+}
+
+impl<S, In, Out> Step<S, In, Out, Undecided>
+where
+    S: 'static,
+    In: DeserializeOwned + Send + 'static,
+    Out: DeserializeOwned + Send + 'static,
+{
+    /// The effect is undone by `f`, which is given the action's input and output. It is called until
+    /// it succeeds, under a key of its own that is the same for every attempt.
+    pub fn compensate<F, Fut>(mut self, f: F) -> Step<S, In, Out, Compensated>
+    where
+        F: Fn(Cx<S>, In, Out) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), StepError>> + Send + 'static,
+    {
+        self.code.compensate_with(f);
+        self.decided(Undo::WithOutput)
+    }
+
+    /// The effect is undone by `f` from the input alone, whether or not the action arrived: the
+    /// participant undoes by key and refuses the action afterwards. An action in doubt then needs no
+    /// settling.
+    pub fn compensate_by_key<F, Fut>(mut self, f: F) -> Step<S, In, Out, Compensated>
+    where
+        F: Fn(Cx<S>, In) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), StepError>> + Send + 'static,
+    {
+        self.code.compensate_by_key_with(f);
+        self.decided(Undo::ByKey)
+    }
+
+    /// The effect needs no undoing, for this reason (a question, a reservation that expires by itself).
+    pub fn no_compensation(self, why: impl Into<String>) -> Step<S, In, Out, NotCompensated> {
+        self.decided(Undo::Nothing(why.into()))
+    }
+}
+
+impl<S, In, Out, K> Step<S, In, Out, K> {
+    /// When the action is tried again. Before the pivot the default is [`Retry::exponential`], after it
+    /// [`Retry::forever`].
+    #[must_use]
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.retry = Some(retry);
+        self
+    }
+
+    /// When the compensation is tried again, and at which pace an action in doubt is settled; by
+    /// default [`Retry::forever`]. When its attempts are used up the saga is blocked.
+    #[must_use]
+    pub fn compensation_retry(mut self, retry: Retry) -> Self {
+        self.undo_retry = Some(retry);
+        self
+    }
+
+    /// How long one attempt may take before its outcome counts as unknown; by default
+    /// [`ATTEMPT_TIMEOUT`].
+    #[must_use]
+    pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
+        self.attempt_timeout = timeout;
+        self
+    }
+
+    /// The action must not be run again while an earlier attempt may have taken effect. Without a
+    /// [`Step::probe`] a saga whose action is in doubt is blocked for a person.
+    #[must_use]
+    pub fn not_idempotent(mut self) -> Self {
+        self.idempotent = false;
+        self
+    }
+
+    fn decided<D>(self, undo: Undo) -> Step<S, In, Out, D> {
+        let Self { name, code, idempotent, retry, undo_retry, attempt_timeout, .. } = self;
+        Step { name, code, undo, idempotent, retry, undo_retry, attempt_timeout, types: PhantomData }
+    }
+}
+
+impl<S, In, Out, K> Step<S, In, Out, K>
+where
+    S: 'static,
+    In: DeserializeOwned + Send + 'static,
+    Out: Serialize + 'static,
+{
+    /// How an action in doubt that is not idempotent is settled: `f` asks the participant.
+    ///
+    /// [`Probed::NotDone`] may be said only if the participant will refuse this key from now on, for
+    /// ever: a worker that froze may still wake up and send the request.
+    #[must_use]
+    pub fn probe<F, Fut>(mut self, f: F) -> Self
+    where
+        F: Fn(Cx<S>, In) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Probed<Out>, StepError>> + Send + 'static,
+    {
+        self.code.probe_with(f);
+        self
+    }
+}
+
+impl<S, In, Out, K> fmt::Debug for Step<S, In, Out, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Step").field("name", &self.name).field("undo", &self.undo).finish_non_exhaustive()
+    }
+}
