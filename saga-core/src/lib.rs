@@ -6,6 +6,7 @@ pub mod payload;
 pub mod retry;
 pub mod saga;
 pub mod step;
+pub mod store;
 
 pub use id::{MailId, Name, Place, RunId, WorkerId};
 pub use payload::Payload;

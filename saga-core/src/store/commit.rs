@@ -1,0 +1,140 @@
+//! What a store is given and gives back: plain data.
+
+use std::sync::Arc;
+
+use crate::id::{Fingerprint, MailId, Name, RunId, WorkerId};
+use crate::journal::{EndKind, MailBody, Timestamp};
+
+/// Everything one saga's progress makes true, at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commit {
+    /// The run.
+    pub run: RunId,
+    /// The commit's number in its run; the start is 0.
+    pub number: u32,
+    /// The records, as [`journal::encode`](crate::journal::encode) writes them.
+    pub body: Arc<str>,
+    /// The mail it consumes.
+    pub mail: Vec<MailId>,
+    /// What becomes of the saga.
+    pub then: Then,
+}
+
+/// What becomes of a saga after a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// Its owner goes on with it.
+    Go,
+    /// Nobody owns it until this time, or until mail comes. A time that is past gives it to whoever
+    /// claims first.
+    Wait(Timestamp),
+    /// Nobody owns it until mail comes: a person is needed.
+    Block,
+    /// It is over: the journal stays, the saga's live row goes.
+    End(EndKind),
+}
+
+/// What a commit came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CommitReply {
+    /// It is durable. With it comes the run's mail that no commit has consumed yet.
+    Committed {
+        /// The run's unconsumed mail.
+        mail: Vec<Mail>,
+    },
+    /// Another worker wrote that number: the saga is not ours (any more). Nothing was written.
+    Refused,
+}
+
+/// A saga to insert.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// Its run id, chosen by the starter.
+    pub run: RunId,
+    /// The definition's name.
+    pub definition: Name,
+    /// The definition's version.
+    pub version: u32,
+    /// The definition's fingerprint.
+    pub fingerprint: Fingerprint,
+    /// The user's id, unique within the definition.
+    pub saga: Arc<str>,
+    /// SHA-256 of the input: tells a repeated start from another order under the same id.
+    pub digest: [u8; 32],
+    /// The records of commit 0.
+    pub body: Arc<str>,
+    /// Whether the worker whose fence comes with the batch owns it from the start.
+    pub owned: bool,
+}
+
+/// What a start came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StartReply {
+    /// The saga exists, with the run id that was sent.
+    Started,
+    /// The (definition, saga id) was taken before.
+    Exists {
+        /// The earlier run.
+        run: RunId,
+        /// The digest of the earlier run's input.
+        digest: [u8; 32],
+        /// How the earlier run ended, if it has.
+        end: Option<EndKind>,
+    },
+}
+
+/// What somebody tells a saga.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mail {
+    /// Chosen by the sender; posting it again changes nothing.
+    pub id: MailId,
+    /// The run it is for.
+    pub run: RunId,
+    /// What it says.
+    pub body: MailBody,
+}
+
+/// What posting came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Posted {
+    /// It waits for the saga's owner, or was consumed already.
+    Accepted,
+    /// The saga has ended; the mail was not kept.
+    Ended(EndKind),
+    /// There is no such run.
+    NoSuchSaga,
+}
+
+/// One row of a journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournalRow {
+    /// The commit's number.
+    pub number: u32,
+    /// The worker that wrote it; absent for the start of a saga that nobody owned.
+    pub worker: Option<WorkerId>,
+    /// When, by the store's clock.
+    pub at: Timestamp,
+    /// The records' text.
+    pub body: Arc<str>,
+}
+
+/// One saga as it is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// The run.
+    pub run: RunId,
+    /// The definition's name.
+    pub definition: Name,
+    /// The definition's version.
+    pub version: u32,
+    /// The definition's fingerprint.
+    pub fingerprint: Fingerprint,
+    /// The user's id.
+    pub saga: Arc<str>,
+    /// The worker that owns it now.
+    pub owner: Option<WorkerId>,
+    /// The whole journal, in order.
+    pub journal: Vec<JournalRow>,
+    /// The mail that no commit has consumed.
+    pub mail: Vec<Mail>,
+}

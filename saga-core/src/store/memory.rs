@@ -1,0 +1,362 @@
+//! A store in memory: for tests, and as the shortest reading of what a store does.
+//!
+//! One mutex is the transaction. Nothing survives the process, so it promises nothing to production.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::Utc;
+
+use super::Store;
+use super::commit::{Commit, CommitReply, JournalRow, Loaded, Mail, Posted, Start, StartReply, Then};
+use super::error::{Error, Result};
+use super::query::{Counts, Filter, Manifest, Query, State, Summary, WorkerInfo};
+use super::worker::{Claim, Claimed, Fence, NewWorker, Peer, Renewal};
+use crate::id::{Fingerprint, MailId, Name, RunId, WorkerId};
+use crate::journal::Timestamp;
+
+/// A store in memory.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    tables: Mutex<Tables>,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    workers: HashMap<WorkerId, Worker>,
+    manifests: BTreeMap<Fingerprint, Manifest>,
+    sagas: BTreeMap<RunId, Saga>,
+    by_name: HashMap<(Name, String), RunId>,
+    mail: BTreeMap<MailId, Mail>,
+    consumed: HashSet<MailId>,
+}
+
+#[derive(Debug)]
+struct Worker {
+    label: String,
+    epoch: i64,
+    renewals: i64,
+    lease: Duration,
+    drained: bool,
+    joined_at: Timestamp,
+    renewed_at: Timestamp,
+}
+
+#[derive(Debug)]
+struct Saga {
+    start: Start,
+    owner: Option<WorkerId>,
+    state: State,
+    due: Option<Timestamp>,
+    since: Timestamp,
+    journal: Vec<JournalRow>,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().expect("no verb panics while it holds the tables")
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn register(&self, manifests: &[Manifest]) -> Result<()> {
+        let mut tables = self.tables();
+        for manifest in manifests {
+            tables.manifests.entry(manifest.fingerprint).or_insert_with(|| manifest.clone());
+        }
+        Ok(())
+    }
+
+    async fn join(&self, worker: &NewWorker) -> Result<Fence> {
+        let mut tables = self.tables();
+        if tables.workers.contains_key(&worker.id) {
+            return Err(Error::Refused(format!("worker {} has joined before", worker.id)));
+        }
+        let now = Utc::now();
+        let row = Worker {
+            label: worker.label.clone(),
+            epoch: 1,
+            renewals: 0,
+            lease: worker.lease,
+            drained: false,
+            joined_at: now,
+            renewed_at: now,
+        };
+        tables.workers.insert(worker.id, row);
+        Ok(Fence { worker: worker.id, epoch: 1 })
+    }
+
+    async fn renew(&self, fence: Fence) -> Result<Renewal> {
+        let mut tables = self.tables();
+        if tables.check(fence).is_err() {
+            return Ok(Renewal::Fenced);
+        }
+        let own = tables.workers.get_mut(&fence.worker).expect("just checked");
+        own.renewals += 1;
+        own.renewed_at = Utc::now();
+        let peers = tables.workers.iter().filter(|(id, peer)| **id != fence.worker && !peer.drained);
+        let peers = peers.map(|(id, peer)| Peer {
+            id: *id,
+            renewals: peer.renewals,
+            lease: peer.lease,
+            gone: peer.epoch > 1,
+        });
+        Ok(Renewal::Renewed(peers.collect()))
+    }
+
+    async fn fence(&self, worker: WorkerId) -> Result<()> {
+        // The mutex makes "move the epoch on" and "await the batches in flight" one moment.
+        if let Some(row) = self.tables().workers.get_mut(&worker) {
+            row.epoch += i64::from(!row.drained);
+            row.drained = true;
+        }
+        Ok(())
+    }
+
+    async fn claim(&self, claim: &Claim) -> Result<Claimed> {
+        let mut tables = self.tables();
+        tables.check(claim.fence)?;
+        let now = Utc::now();
+        let me = claim.fence.worker;
+        let mail = tables.mail.values().filter(|mail| tables.sagas[&mail.run].owner == Some(me));
+        let mail = mail.cloned().collect();
+        let mut ready: Vec<(Option<Timestamp>, RunId)> = tables
+            .sagas
+            .iter()
+            .filter(|(_, saga)| claim.fingerprints.contains(&saga.start.fingerprint))
+            .filter(|(run, saga)| tables.is_claimable(**run, saga, now))
+            .map(|(run, saga)| (saga.due, *run))
+            .collect();
+        ready.sort();
+        ready.truncate(claim.limit);
+        for (_, run) in &ready {
+            let saga = tables.sagas.get_mut(run).expect("just listed");
+            saga.owner = Some(me);
+            saga.state = State::Running;
+        }
+        let sagas = ready.iter().map(|(_, run)| tables.load(*run).expect("just listed")).collect();
+        Ok(Claimed { sagas, mail })
+    }
+
+    async fn load(&self, run: RunId) -> Result<Option<Loaded>> {
+        Ok(self.tables().load(run))
+    }
+
+    async fn start(&self, fence: Option<Fence>, starts: &[Start]) -> Result<Vec<StartReply>> {
+        let mut tables = self.tables();
+        if let Some(fence) = fence {
+            tables.check(fence)?;
+        }
+        Ok(starts.iter().map(|start| tables.start(fence, start)).collect())
+    }
+
+    async fn commit(&self, fence: Fence, commits: &[Commit]) -> Result<Vec<CommitReply>> {
+        let mut tables = self.tables();
+        tables.check(fence)?;
+        Ok(commits.iter().map(|commit| tables.commit(fence.worker, commit)).collect())
+    }
+
+    async fn post(&self, mail: &[Mail]) -> Result<Vec<Posted>> {
+        let mut tables = self.tables();
+        Ok(mail.iter().map(|mail| tables.post(mail)).collect())
+    }
+}
+
+impl Tables {
+    fn check(&self, fence: Fence) -> Result<()> {
+        let met = self.workers.get(&fence.worker).is_some_and(|row| row.epoch == fence.epoch && !row.drained);
+        met.then_some(()).ok_or(Error::Fenced)
+    }
+
+    fn is_claimable(&self, run: RunId, saga: &Saga, now: Timestamp) -> bool {
+        match (saga.state, saga.owner) {
+            (State::Ended(_), _) => false,
+            (_, Some(owner)) => self.workers.get(&owner).is_none_or(|row| row.drained),
+            (_, None) => {
+                saga.due.is_some_and(|due| due <= now) || self.mail.values().any(|mail| mail.run == run)
+            }
+        }
+    }
+
+    fn start(&mut self, fence: Option<Fence>, start: &Start) -> StartReply {
+        let name = (start.definition.clone(), start.saga.to_string());
+        if let Some(run) = self.by_name.get(&name) {
+            let earlier = &self.sagas[run];
+            if *run == start.run {
+                return StartReply::Started;
+            }
+            let end = if let State::Ended(kind) = earlier.state { Some(kind) } else { None };
+            return StartReply::Exists { run: *run, digest: earlier.start.digest, end };
+        }
+        let now = Utc::now();
+        let owner = fence.filter(|_| start.owned).map(|fence| fence.worker);
+        let row = JournalRow { number: 0, worker: owner, at: now, body: start.body.clone() };
+        self.by_name.insert(name, start.run);
+        self.sagas.insert(
+            start.run,
+            Saga {
+                start: start.clone(),
+                owner,
+                state: State::Running,
+                due: owner.is_none().then_some(now),
+                since: now,
+                journal: vec![row],
+            },
+        );
+        StartReply::Started
+    }
+
+    fn commit(&mut self, worker: WorkerId, commit: &Commit) -> CommitReply {
+        let Some(saga) = self.sagas.get_mut(&commit.run) else { return CommitReply::Refused };
+        let next = u32::try_from(saga.journal.len()).expect("a journal of fewer than 2^32 commits");
+        if let Some(row) = saga.journal.get(commit.number as usize) {
+            if row.worker != Some(worker) {
+                return CommitReply::Refused;
+            }
+        } else if commit.number != next {
+            return CommitReply::Refused;
+        } else {
+            let now = Utc::now();
+            let row = JournalRow {
+                number: commit.number,
+                worker: Some(worker),
+                at: now,
+                body: commit.body.clone(),
+            };
+            saga.journal.push(row);
+            saga.apply(commit.then, now);
+            for id in &commit.mail {
+                self.mail.remove(id);
+                self.consumed.insert(*id);
+            }
+        }
+        CommitReply::Committed { mail: self.mail_of(commit.run) }
+    }
+
+    fn post(&mut self, mail: &Mail) -> Posted {
+        match self.sagas.get(&mail.run).map(|saga| saga.state) {
+            None => Posted::NoSuchSaga,
+            Some(State::Ended(kind)) => Posted::Ended(kind),
+            Some(_) => {
+                if !self.consumed.contains(&mail.id) {
+                    self.mail.insert(mail.id, mail.clone());
+                }
+                Posted::Accepted
+            }
+        }
+    }
+
+    fn mail_of(&self, run: RunId) -> Vec<Mail> {
+        self.mail.values().filter(|mail| mail.run == run).cloned().collect()
+    }
+
+    fn load(&self, run: RunId) -> Option<Loaded> {
+        let saga = self.sagas.get(&run)?;
+        Some(Loaded {
+            run,
+            definition: saga.start.definition.clone(),
+            version: saga.start.version,
+            fingerprint: saga.start.fingerprint,
+            saga: saga.start.saga.clone(),
+            owner: saga.owner,
+            journal: saga.journal.clone(),
+            mail: self.mail_of(run),
+        })
+    }
+}
+
+impl Saga {
+    fn apply(&mut self, then: Then, now: Timestamp) {
+        let (state, due) = match then {
+            Then::Go => return,
+            Then::Wait(due) => (State::Waiting, Some(due)),
+            Then::Block => (State::Blocked, None),
+            Then::End(kind) => (State::Ended(kind), None),
+        };
+        self.owner = None;
+        self.state = state;
+        self.due = due;
+        self.since = now;
+    }
+
+    fn summary(&self) -> Summary {
+        Summary {
+            run: self.start.run,
+            definition: self.start.definition.clone(),
+            version: self.start.version,
+            fingerprint: self.start.fingerprint,
+            saga: self.start.saga.to_string(),
+            state: self.state,
+            owner: self.owner,
+            due: self.due,
+            started_at: self.journal[0].at,
+            since: self.since,
+            digest: self.start.digest,
+        }
+    }
+}
+
+#[async_trait]
+impl Query for MemoryStore {
+    async fn find(&self, definition: &Name, saga: &str) -> Result<Option<Summary>> {
+        let tables = self.tables();
+        let run = tables.by_name.get(&(definition.clone(), saga.to_owned()));
+        Ok(run.map(|run| tables.sagas[run].summary()))
+    }
+
+    async fn summary(&self, run: RunId) -> Result<Option<Summary>> {
+        Ok(self.tables().sagas.get(&run).map(Saga::summary))
+    }
+
+    async fn list(&self, filter: &Filter) -> Result<Vec<Summary>> {
+        let tables = self.tables();
+        let limit = if filter.limit == 0 { 100 } else { filter.limit };
+        let all = tables.sagas.values().rev().map(Saga::summary);
+        let wanted = all
+            .filter(|s| filter.definition.as_ref().is_none_or(|name| *name == s.definition))
+            .filter(|s| filter.state.is_none_or(|state| state == s.state))
+            .filter(|s| filter.before.is_none_or(|before| s.run < before));
+        Ok(wanted.take(limit).collect())
+    }
+
+    async fn journal(&self, run: RunId) -> Result<Vec<JournalRow>> {
+        Ok(self.tables().sagas.get(&run).map(|saga| saga.journal.clone()).unwrap_or_default())
+    }
+
+    async fn manifests(&self) -> Result<Vec<Manifest>> {
+        Ok(self.tables().manifests.values().cloned().collect())
+    }
+
+    async fn workers(&self) -> Result<Vec<WorkerInfo>> {
+        let tables = self.tables();
+        let owned = |id: WorkerId| tables.sagas.values().filter(|saga| saga.owner == Some(id)).count() as u64;
+        let live = tables.workers.iter().filter(|(_, row)| !row.drained);
+        Ok(live
+            .map(|(id, row)| WorkerInfo {
+                id: *id,
+                label: row.label.clone(),
+                joined_at: row.joined_at,
+                renewed_at: row.renewed_at,
+                sagas: owned(*id),
+                fenced: row.epoch > 1,
+            })
+            .collect())
+    }
+
+    async fn counts(&self) -> Result<Vec<Counts>> {
+        let mut counts: HashMap<(Name, State), u64> = HashMap::new();
+        for saga in self.tables().sagas.values() {
+            *counts.entry((saga.start.definition.clone(), saga.state)).or_default() += 1;
+        }
+        let counts = counts.into_iter().map(|((definition, state), runs)| Counts { definition, state, runs });
+        Ok(counts.collect())
+    }
+}

@@ -1,0 +1,83 @@
+//! The seam to the database: nine verbs, one row per commit.
+//!
+//! # What a store guarantees
+//!
+//! - **A commit is one journal row**, keyed (run, number): writing it is a compare-and-set. Whoever
+//!   writes number *n* of a run first has it; everyone else is refused, without an error and without
+//!   a trace. What rides in a commit (its end, its wait, the mail it consumes) becomes true with its
+//!   row or not at all.
+//! - **Every commit is fenced**: it takes effect only while its worker's row still has the worker's
+//!   epoch. A worker whose epoch was moved on is a zombie; nothing it sends is written.
+//! - **Sending a commit again is safe**: a conflict with the worker's own row is success, so a lost
+//!   answer is cured by repeating the identical batch.
+//! - **Ownership** changes hands in [`Store::claim`] only: from nobody, or from a worker that was
+//!   fenced *and drained*, so that its last commit is visible to whoever reads the journal next.
+//! - **Others only insert**: starters insert sagas, everyone else inserts mail. Nobody but the owner
+//!   updates a saga's row, so no wake-up is lost between two writers.
+//!
+//! A feature adds a [`Record`](crate::journal::Record) variant or a field of [`Commit`], never a verb.
+//!
+//! # Cancellation
+//!
+//! A database operation is never cancelled half-way: implementations run each verb to its end in a
+//! task of their own, so that dropping the future returned here gives up the answer, not the work.
+
+mod commit;
+mod error;
+pub mod memory;
+mod query;
+mod worker;
+
+use async_trait::async_trait;
+
+pub use commit::{Commit, CommitReply, JournalRow, Loaded, Mail, Posted, Start, StartReply, Then};
+pub use error::{Error, Result};
+pub use memory::MemoryStore;
+pub use query::{Counts, Filter, Manifest, Query, State, Summary, WorkerInfo};
+pub use worker::{Claim, Claimed, Fence, NewWorker, Peer, Renewal};
+
+use crate::id::{RunId, WorkerId};
+
+/// Where journals live.
+///
+/// Every verb may fail with [`Error::Unavailable`] (it had no effect) or [`Error::Unknown`] (nobody
+/// knows). All verbs are safe to repeat.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Keeps the manifests of the definitions a worker knows. Manifests that are there already stay.
+    async fn register(&self, manifests: &[Manifest]) -> Result<()>;
+
+    /// Adds a worker's row, with epoch 1. Joining twice with one id is an error: an id stands for one
+    /// incarnation.
+    async fn join(&self, worker: &NewWorker) -> Result<Fence>;
+
+    /// Moves the worker's renewal counter on, and tells of the others, so that each worker can observe
+    /// whose counter stands still.
+    async fn renew(&self, fence: Fence) -> Result<Renewal>;
+
+    /// Takes the right to commit from a worker, for good: first its epoch is moved on and that is made
+    /// durable (no new batch of it passes), then its batches in flight are awaited; only then is it
+    /// marked as drained, and its sagas can be claimed. A worker that leaves fences itself.
+    async fn fence(&self, worker: WorkerId) -> Result<()>;
+
+    /// Takes ownership of sagas that nobody owns and that are due or have mail, or whose owner is
+    /// drained; oldest due first. Answers with their journals, read *after* ownership was taken, and
+    /// with the mail of sagas that this worker owns already. [`Error::Fenced`] for a zombie.
+    async fn claim(&self, claim: &Claim) -> Result<Claimed>;
+
+    /// Reads one saga's journal and unconsumed mail.
+    async fn load(&self, run: RunId) -> Result<Option<Loaded>>;
+
+    /// Inserts sagas. One reply per start, in order. A start whose (definition, saga id) is taken
+    /// changes nothing and is told by whom; a start that is repeated is [`StartReply::Started`].
+    /// Starts with an owner are fenced: [`Error::Fenced`] when `fence` is no longer met, and then none
+    /// of the batch is inserted.
+    async fn start(&self, fence: Option<Fence>, starts: &[Start]) -> Result<Vec<StartReply>>;
+
+    /// Writes a batch of commits, each of another run. One reply per commit, in order; see the module's
+    /// guarantees. [`Error::Fenced`] when the fence is no longer met: none of the batch was written.
+    async fn commit(&self, fence: Fence, commits: &[Commit]) -> Result<Vec<CommitReply>>;
+
+    /// Inserts mail, deduplicated by its id. One answer per mail, in order.
+    async fn post(&self, mail: &[Mail]) -> Result<Vec<Posted>>;
+}

@@ -1,0 +1,148 @@
+//! The read-only side: what operators and clients ask. It never takes a lock that progress waits for.
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::commit::JournalRow;
+use super::error::Result;
+use crate::id::{Fingerprint, Name, RunId, WorkerId};
+use crate::journal::{EndKind, Timestamp};
+use crate::saga::Plan;
+
+/// Questions about sagas. All answers are snapshots.
+#[async_trait]
+pub trait Query: Send + Sync + 'static {
+    /// The run under a user's id.
+    async fn find(&self, definition: &Name, saga: &str) -> Result<Option<Summary>>;
+    /// One run.
+    async fn summary(&self, run: RunId) -> Result<Option<Summary>>;
+    /// Runs that a filter matches, newest first.
+    async fn list(&self, filter: &Filter) -> Result<Vec<Summary>>;
+    /// One run's journal, in order; empty when there is none.
+    async fn journal(&self, run: RunId) -> Result<Vec<JournalRow>>;
+    /// Every definition that a worker has registered.
+    async fn manifests(&self) -> Result<Vec<Manifest>>;
+    /// Every worker that is not drained.
+    async fn workers(&self) -> Result<Vec<WorkerInfo>>;
+    /// How many runs are in which state.
+    async fn counts(&self) -> Result<Vec<Counts>>;
+}
+
+/// A definition as data, with its fingerprint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The plan's fingerprint.
+    pub fingerprint: Fingerprint,
+    /// The plan.
+    pub plan: Plan,
+}
+
+impl Manifest {
+    /// The manifest of a plan.
+    pub fn of(plan: &Plan) -> Self {
+        Self { fingerprint: plan.fingerprint(), plan: plan.clone() }
+    }
+}
+
+/// What a run is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// A worker owns it, or will as soon as one is free.
+    Running,
+    /// It waits for a time or for mail.
+    Waiting,
+    /// It needs a person.
+    Blocked,
+    /// It is over.
+    Ended(EndKind),
+}
+
+impl State {
+    /// The name stores and people use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Waiting => "waiting",
+            Self::Blocked => "blocked",
+            Self::Ended(kind) => kind.as_str(),
+        }
+    }
+
+    /// Reads the name back.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Running, Self::Waiting, Self::Blocked]
+            .into_iter()
+            .find(|state| state.as_str() == name)
+            .or_else(|| EndKind::from_name(name).map(Self::Ended))
+    }
+}
+
+/// One run at a glance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// The run.
+    pub run: RunId,
+    /// The definition's name.
+    pub definition: Name,
+    /// The definition's version.
+    pub version: u32,
+    /// The definition's fingerprint.
+    pub fingerprint: Fingerprint,
+    /// The user's id.
+    pub saga: String,
+    /// What it is doing.
+    pub state: State,
+    /// Who owns it.
+    pub owner: Option<WorkerId>,
+    /// When it is due, where it waits for a time.
+    pub due: Option<Timestamp>,
+    /// When it was started.
+    pub started_at: Timestamp,
+    /// Since when it is in its state: for `Blocked` its age, for an end its time.
+    pub since: Timestamp,
+    /// The input's digest.
+    #[serde(skip)]
+    pub digest: [u8; 32],
+}
+
+/// Which runs to list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Only this definition.
+    pub definition: Option<Name>,
+    /// Only this state.
+    pub state: Option<State>,
+    /// Only runs started before this one (the last of the page before).
+    pub before: Option<RunId>,
+    /// At most so many; 0 means 100.
+    pub limit: usize,
+}
+
+/// How many runs of a definition are in one state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// The definition.
+    pub definition: Name,
+    /// The state.
+    pub state: State,
+    /// How many.
+    pub runs: u64,
+}
+
+/// One worker at a glance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerInfo {
+    /// The worker.
+    pub id: WorkerId,
+    /// Host and process.
+    pub label: String,
+    /// When it joined, by the store's clock.
+    pub joined_at: Timestamp,
+    /// When it last renewed, by the store's clock.
+    pub renewed_at: Timestamp,
+    /// How many sagas it owns.
+    pub sagas: u64,
+    /// Whether it was fenced.
+    pub fenced: bool,
+}
