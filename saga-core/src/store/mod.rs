@@ -28,6 +28,9 @@ pub mod memory;
 mod query;
 mod worker;
 
+use std::fmt;
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 pub use commit::{Commit, CommitReply, JournalRow, Loaded, Mail, Posted, Start, StartReply, Then};
@@ -80,4 +83,25 @@ pub trait Store: Send + Sync + 'static {
 
     /// Inserts mail, deduplicated by its id. One answer per mail, in order.
     async fn post(&self, mail: &[Mail]) -> Result<Vec<Posted>>;
+}
+
+/// A database seen from both sides: the verbs of progress, and the questions of operators.
+#[derive(Clone)]
+pub struct Backend {
+    /// Progress.
+    pub store: Arc<dyn Store>,
+    /// Questions.
+    pub query: Arc<dyn Query>,
+}
+
+impl<T: Store + Query> From<Arc<T>> for Backend {
+    fn from(both: Arc<T>) -> Self {
+        Self { store: both.clone(), query: both }
+    }
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backend").finish_non_exhaustive()
+    }
 }
