@@ -1,5 +1,8 @@
 //! Sagas that end with all of their effects or none of them, driven through any crash.
 
+pub mod client;
+pub mod clock;
+pub mod engine;
 pub mod id;
 pub mod journal;
 pub mod payload;
@@ -8,6 +11,9 @@ pub mod saga;
 pub mod step;
 pub mod store;
 
+pub use client::{Client, Ended, Saga};
+pub use clock::Clock;
+pub use engine::{Settings, Worker};
 pub use id::{MailId, Name, Place, RunId, WorkerId};
 pub use payload::Payload;
 pub use retry::Retry;

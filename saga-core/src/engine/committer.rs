@@ -1,0 +1,82 @@
+//! Sends batches of commits until it is known what became of each.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+
+use super::batcher::{Batcher, Bounds};
+use crate::store::{Commit, CommitReply, Error, Fence, Mail, Store};
+
+/// What became of one commit.
+#[derive(Debug, Clone)]
+pub(crate) enum Settled {
+    /// It is durable; with it comes the run's unconsumed mail.
+    Committed(Vec<Mail>),
+    /// Another worker wrote that number: the saga is not ours.
+    Refused,
+    /// The database refuses this saga's data, for the reason given; nothing was written.
+    Faulty(String),
+    /// The worker lost its right to commit, or its lease ran out before an answer came.
+    Lost,
+}
+
+pub(crate) type Committer = Batcher<Commit, Settled>;
+
+const BOUNDS: Bounds = Bounds { queue: 4096, batch: 512, in_flight: 4 };
+
+/// Starts a committer for one incarnation. `lost` is cancelled when the store says that the worker was
+/// fenced; once it is cancelled, by whomever, nothing is sent again.
+pub(crate) fn spawn(store: Arc<dyn Store>, fence: Fence, lost: CancellationToken) -> Committer {
+    Batcher::spawn(BOUNDS, move |commits| {
+        let (store, lost) = (store.clone(), lost.clone());
+        Box::pin(async move { settle(&*store, fence, &commits, &lost).await })
+    })
+}
+
+/// Repeats the identical batch until the store gives a definite answer: a commit that became durable
+/// although its answer was lost is recognised as our own. When the data is refused the batch is cut in
+/// two, so that one bad saga never harms its neighbours.
+fn settle<'a>(
+    store: &'a dyn Store,
+    fence: Fence,
+    commits: &'a [Commit],
+    lost: &'a CancellationToken,
+) -> BoxFuture<'a, Vec<Settled>> {
+    Box::pin(async move {
+        let mut pause = Duration::from_millis(5);
+        loop {
+            if lost.is_cancelled() {
+                return vec![Settled::Lost; commits.len()];
+            }
+            match store.commit(fence, commits).await {
+                Ok(replies) => return replies.into_iter().map(settled).collect(),
+                Err(Error::Fenced) => {
+                    lost.cancel();
+                    return vec![Settled::Lost; commits.len()];
+                }
+                Err(Error::Refused(why)) if commits.len() == 1 => return vec![Settled::Faulty(why)],
+                Err(Error::Refused(_)) => {
+                    let (left, right) = commits.split_at(commits.len() / 2);
+                    let mut all = settle(store, fence, left, lost).await;
+                    all.extend(settle(store, fence, right, lost).await);
+                    return all;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, commits = commits.len(), "the batch is sent again");
+                    let jittered = pause.mul_f64(0.5 + rand::random::<f64>() / 2.0);
+                    let _ = tokio::time::timeout(jittered, lost.cancelled()).await;
+                    pause = (pause * 2).min(Duration::from_secs(1));
+                }
+            }
+        }
+    })
+}
+
+fn settled(reply: CommitReply) -> Settled {
+    match reply {
+        CommitReply::Committed { mail } => Settled::Committed(mail),
+        CommitReply::Refused => Settled::Refused,
+    }
+}

@@ -1,0 +1,82 @@
+//! Starts that this process drives at once: the saga is inserted owned, with its first starts in
+//! commit 0, so that no poll and no commit of its own is needed to begin.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::driver::{Draft, Driver, Saga};
+use super::shared::{Incarnation, Shared};
+use crate::journal::{self, Record};
+use crate::saga::Machine;
+use crate::store::{Error, Start, StartReply};
+
+type Reply = oneshot::Receiver<Result<StartReply, Error>>;
+
+impl Shared {
+    /// Begins to start a saga here, if this worker has the code and room for it and may commit.
+    ///
+    /// The work goes on in a task of its own: a caller that stops waiting must not leave a saga that is
+    /// owned but driven by nobody.
+    pub(crate) fn start(self: &Arc<Self>, start: &Start, began: &Record) -> Option<Reply> {
+        let incarnation = self.serving()?;
+        let program = self.registry.get(start.fingerprint)?.clone();
+        let permit = self.capacity.clone().try_acquire_owned().ok()?;
+        let mut machine = Machine::new(program.plan.clone());
+        machine.apply(began).ok()?;
+        let mut saga = Saga {
+            run: start.run,
+            name: start.saga.clone(),
+            program,
+            machine,
+            next: 1,
+            starts: Vec::new(),
+            mail: Vec::new(),
+            read: HashSet::new(),
+        };
+        let mut draft = Draft { records: vec![began.clone()], ..Draft::default() };
+        saga.decide(&mut draft, self.clock.now(), Duration::ZERO).ok()?;
+        if draft.then.is_some() || draft.starts.is_empty() {
+            // It ends or blocks before anything runs: rare enough to go the ordinary way.
+            return None;
+        }
+        saga.starts = draft.starts;
+        let start = Start { body: journal::encode(&draft.records).into(), owned: true, ..start.clone() };
+        let (caller, reply) = oneshot::channel();
+        tokio::spawn(insert(self.clone(), incarnation, start, saga, permit, caller));
+        Some(reply)
+    }
+}
+
+/// Inserts the saga and drives it. When the store does not answer, the caller is told so, but the
+/// identical start is repeated here until it is known whether we own the saga.
+async fn insert(
+    shared: Arc<Shared>,
+    incarnation: Arc<Incarnation>,
+    start: Start,
+    saga: Saga,
+    permit: OwnedSemaphorePermit,
+    caller: oneshot::Sender<Result<StartReply, Error>>,
+) {
+    let mut caller = Some(caller);
+    loop {
+        let lost = || Err(Error::Unknown("the worker is shutting down".into()));
+        let reply = incarnation.starter.send(start.clone()).await.unwrap_or_else(lost);
+        let started = matches!(reply, Ok(StartReply::Started));
+        let open = reply.as_ref().is_err_and(Error::is_transient) && !incarnation.lost.is_cancelled();
+        if reply == Err(Error::Fenced) {
+            incarnation.lost.cancel();
+        }
+        if let Some(caller) = caller.take() {
+            let _ = caller.send(reply);
+        }
+        if started {
+            return Driver::spawn(shared, incarnation, saga, permit);
+        }
+        if !open {
+            return;
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The definitions a worker has code for.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::id::Fingerprint;
+use crate::saga::builder::{Definition, Part};
+use crate::saga::plan::Plan;
+use crate::step::code::{BoundCode, Derive};
+use crate::store::Manifest;
+
+/// A plan with its code and the application inside.
+pub(crate) struct Program {
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) fingerprint: Fingerprint,
+    code: Vec<NodeCode>,
+}
+
+enum NodeCode {
+    Input,
+    Derive(Derive),
+    Step(BoundCode),
+}
+
+impl Program {
+    fn bind<A, In, Out>(definition: &Definition<A, In, Out>, app: &A) -> Self
+    where
+        A: Clone + Send + Sync + 'static,
+    {
+        let code = definition.parts.iter().map(|part| match part {
+            Part::Input => NodeCode::Input,
+            Part::Derive(derive) => NodeCode::Derive(derive.clone()),
+            Part::Step(code) => NodeCode::Step(code.bind(app)),
+        });
+        let plan = definition.plan.clone();
+        Self { fingerprint: plan.fingerprint(), code: code.collect(), plan }
+    }
+
+    /// The code of a step. The machine only ever names steps here.
+    pub(crate) fn step(&self, node: usize) -> &BoundCode {
+        match &self.code[node] {
+            NodeCode::Step(code) => code,
+            NodeCode::Input | NodeCode::Derive(_) => unreachable!("node {node} is no step"),
+        }
+    }
+
+    /// The code of a derivation.
+    pub(crate) fn derive(&self, node: usize) -> &Derive {
+        match &self.code[node] {
+            NodeCode::Derive(derive) => derive,
+            NodeCode::Input | NodeCode::Step(_) => unreachable!("node {node} is no derivation"),
+        }
+    }
+}
+
+/// Programs by fingerprint.
+#[derive(Default)]
+pub(crate) struct Registry {
+    programs: HashMap<Fingerprint, Arc<Program>>,
+}
+
+/// Two different plans under one name and version.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "definition {definition} version {version} was registered twice with different steps; give the changed one a new version"
+)]
+pub struct Conflict {
+    /// The definition.
+    pub definition: String,
+    /// The version.
+    pub version: u32,
+}
+
+impl Registry {
+    pub(crate) fn add<A, In, Out>(
+        &mut self,
+        definition: &Definition<A, In, Out>,
+        app: &A,
+    ) -> Result<(), Conflict>
+    where
+        A: Clone + Send + Sync + 'static,
+    {
+        let program = Program::bind(definition, app);
+        let plan = &program.plan;
+        let clash = self.programs.values().any(|other| {
+            other.plan.name == plan.name
+                && other.plan.version == plan.version
+                && other.fingerprint != program.fingerprint
+        });
+        if clash {
+            return Err(Conflict { definition: plan.name.to_string(), version: plan.version });
+        }
+        self.programs.insert(program.fingerprint, Arc::new(program));
+        Ok(())
+    }
+
+    pub(crate) fn get(&self, fingerprint: Fingerprint) -> Option<&Arc<Program>> {
+        self.programs.get(&fingerprint)
+    }
+
+    pub(crate) fn fingerprints(&self) -> Vec<Fingerprint> {
+        self.programs.keys().copied().collect()
+    }
+
+    pub(crate) fn manifests(&self) -> Vec<Manifest> {
+        self.programs.values().map(|program| Manifest::of(&program.plan)).collect()
+    }
+}

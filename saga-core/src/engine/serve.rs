@@ -1,0 +1,71 @@
+//! The claimer: finds sagas that are due, and hands mail to those that are driven here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::driver::{Driver, Saga};
+use super::shared::{Incarnation, LOCK, Shared};
+use crate::store::{Claim, Claimed, Error, Loaded};
+
+/// How many sagas one claim takes at most: enough to fill a worker quickly, few enough that several
+/// workers that start together share what is there.
+const CLAIM: usize = 256;
+
+/// Claims until the incarnation is lost or the worker drains.
+pub(super) async fn claim(shared: Arc<Shared>, incarnation: Arc<Incarnation>) {
+    let fingerprints = shared.registry.fingerprints();
+    let mut pause = shared.settings.poll.start;
+    while !incarnation.lost.is_cancelled() && !shared.draining.is_cancelled() {
+        let limit = shared.capacity.available_permits().min(CLAIM);
+        let claim = Claim { fence: incarnation.fence, fingerprints: fingerprints.clone(), limit };
+        match shared.backend.store.claim(&claim).await {
+            Ok(claimed) => {
+                let full = limit > 0 && claimed.sagas.len() == limit;
+                let quiet = claimed.sagas.is_empty();
+                take(&shared, &incarnation, claimed).await;
+                pause = match (full, quiet) {
+                    (true, _) => Duration::ZERO,
+                    (_, true) => (pause * 2).clamp(shared.settings.poll.start, shared.settings.poll.end),
+                    _ => shared.settings.poll.start,
+                };
+            }
+            Err(Error::Fenced) => incarnation.lost.cancel(),
+            Err(error) => {
+                tracing::warn!(%error, "nothing could be claimed; trying again");
+                pause = shared.settings.poll.end;
+            }
+        }
+        let jittered = pause.mul_f64(0.75 + rand::random::<f64>() / 2.0);
+        tokio::select! {
+            () = tokio::time::sleep(jittered) => {}
+            () = shared.nudge.notified() => {}
+            () = incarnation.lost.cancelled() => {}
+            () = shared.draining.cancelled() => {}
+        }
+    }
+}
+
+async fn take(shared: &Arc<Shared>, incarnation: &Arc<Incarnation>, claimed: Claimed) {
+    for mail in claimed.mail {
+        if let Some(mailbox) = incarnation.mailboxes.lock().expect(LOCK).get(&mail.run) {
+            let _ = mailbox.send(mail);
+        }
+    }
+    for loaded in claimed.sagas {
+        drive(shared, incarnation, loaded).await;
+    }
+}
+
+async fn drive(shared: &Arc<Shared>, incarnation: &Arc<Incarnation>, loaded: Loaded) {
+    let run = loaded.run;
+    let program = shared.registry.get(loaded.fingerprint).expect("claimed by its fingerprint").clone();
+    match Saga::load(loaded, program) {
+        Ok(saga) => {
+            // Claims take no more than was free, but a local start may have taken a permit meanwhile.
+            let permit = shared.capacity.clone().acquire_owned().await.expect("never closed");
+            Driver::spawn(shared.clone(), incarnation.clone(), saga, permit);
+        }
+        // It stays owned by this incarnation and rests until a worker that can read it takes over.
+        Err(unfit) => tracing::error!(%run, %unfit, "the journal does not fit the plan; nothing is driven"),
+    }
+}

@@ -1,0 +1,100 @@
+//! What the tasks of one worker process share.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::committer::Committer;
+use super::registry::Registry;
+use super::starter::Starter;
+use super::worker::Settings;
+use crate::clock::Clock;
+use crate::id::RunId;
+use crate::journal::End;
+use crate::store::{Backend, Fence, Mail};
+
+/// What outlives an incarnation.
+pub(crate) struct Shared {
+    pub(crate) backend: Backend,
+    pub(crate) registry: Registry,
+    pub(crate) settings: Settings,
+    pub(crate) clock: Clock,
+    /// One permit per saga that is driven here.
+    pub(crate) capacity: Arc<Semaphore>,
+    /// Woken when the claimer should look now.
+    pub(crate) nudge: Notify,
+    /// Cancelled when the worker should drain and leave.
+    pub(crate) draining: CancellationToken,
+    /// The present incarnation, while there is one.
+    pub(crate) incarnation: Mutex<Option<Arc<Incarnation>>>,
+    waiters: Mutex<HashMap<RunId, Vec<oneshot::Sender<End>>>>,
+}
+
+/// One incarnation: from joining to leaving or being lost.
+pub(crate) struct Incarnation {
+    pub(crate) fence: Fence,
+    pub(crate) committer: Committer,
+    pub(crate) starter: Starter,
+    /// Cancelled when the right to commit is gone.
+    pub(crate) lost: CancellationToken,
+    /// The drivers.
+    pub(crate) drivers: TaskTracker,
+    /// Where mail for a driven saga goes.
+    pub(crate) mailboxes: Mutex<HashMap<RunId, mpsc::UnboundedSender<Mail>>>,
+}
+
+impl Shared {
+    pub(crate) fn new(backend: Backend, registry: Registry, settings: Settings, clock: Clock) -> Self {
+        Self {
+            backend,
+            registry,
+            capacity: Arc::new(Semaphore::new(settings.sagas)),
+            settings,
+            clock,
+            nudge: Notify::new(),
+            draining: CancellationToken::new(),
+            incarnation: Mutex::new(None),
+            waiters: Mutex::default(),
+        }
+    }
+
+    /// The present incarnation, if it may take new work.
+    pub(crate) fn serving(&self) -> Option<Arc<Incarnation>> {
+        if self.draining.is_cancelled() {
+            return None;
+        }
+        let incarnation = self.incarnation.lock().expect(LOCK).clone()?;
+        (!incarnation.lost.is_cancelled()).then_some(incarnation)
+    }
+
+    /// Resolves when a driver of this process ends the run; never, if another process does.
+    pub(crate) fn ended(&self, run: RunId) -> oneshot::Receiver<End> {
+        let (sender, receiver) = oneshot::channel();
+        self.waiters.lock().expect(LOCK).entry(run).or_default().push(sender);
+        receiver
+    }
+
+    /// Forgets waiters that nobody listens to any more.
+    pub(crate) fn forget(&self, run: RunId) {
+        let mut waiters = self.waiters.lock().expect(LOCK);
+        if let Some(senders) = waiters.get_mut(&run) {
+            senders.retain(|sender| !sender.is_closed());
+            if senders.is_empty() {
+                waiters.remove(&run);
+            }
+        }
+    }
+
+    /// Tells everyone in this process who waits for the run.
+    pub(crate) fn announce(&self, run: RunId, end: &End) {
+        for waiter in self.waiters.lock().expect(LOCK).remove(&run).into_iter().flatten() {
+            let _ = waiter.send(end.clone());
+        }
+    }
+}
+
+/// Why a lock is never poisoned.
+pub(crate) const LOCK: &str = "nothing panics while it holds this lock";
