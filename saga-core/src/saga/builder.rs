@@ -1,5 +1,47 @@
 //! The typed builder: wrong inputs, an undecided step before the pivot and a compensable one after it
 //! are compile errors at the line that made them.
+//!
+//! ```
+//! # use saga_core::{Cx, Definition, StepError, step};
+//! # async fn charge(_: Cx<()>, amount: u64) -> Result<u64, StepError> { Ok(amount) }
+//! # async fn refund(_: Cx<()>, _: u64, _: u64) -> Result<(), StepError> { Ok(()) }
+//! let (mut b, order) = Definition::build::<(), u64>("pay", 1);
+//! let charged = b.add(step("charge", charge).compensate(refund), order);
+//! let (mut b, captured) = b.pivot(step("capture", charge), charged);
+//! let shipped = b.add(step("ship", charge), captured);
+//! let pay = b.finish(shipped)?;
+//! # Ok::<_, saga_core::saga::builder::BadDefinition>(())
+//! ```
+//!
+//! A step before the pivot that does not say how it is undone:
+//!
+//! ```compile_fail,E0277
+//! # use saga_core::{Cx, Definition, StepError, step};
+//! # async fn charge(_: Cx<()>, amount: u64) -> Result<u64, StepError> { Ok(amount) }
+//! let (mut b, order) = Definition::build::<(), u64>("pay", 1);
+//! b.add(step("charge", charge), order);
+//! ```
+//!
+//! A handle that gives something else than the step takes:
+//!
+//! ```compile_fail,E0277
+//! # use saga_core::{Cx, Definition, StepError, step};
+//! # async fn charge(_: Cx<()>, amount: u64) -> Result<u64, StepError> { Ok(amount) }
+//! # async fn refund(_: Cx<()>, _: u64, _: u64) -> Result<(), StepError> { Ok(()) }
+//! let (mut b, order) = Definition::build::<(), String>("pay", 1);
+//! b.add(step("charge", charge).compensate(refund), order);
+//! ```
+//!
+//! A step after the pivot that has a compensation, which would never run:
+//!
+//! ```compile_fail,E0277
+//! # use saga_core::{Cx, Definition, StepError, step};
+//! # async fn charge(_: Cx<()>, amount: u64) -> Result<u64, StepError> { Ok(amount) }
+//! # async fn refund(_: Cx<()>, _: u64, _: u64) -> Result<(), StepError> { Ok(()) }
+//! let (b, order) = Definition::build::<(), u64>("pay", 1);
+//! let (mut b, charged) = b.pivot(step("charge", charge), order);
+//! b.add(step("ship", charge).compensate(refund), charged);
+//! ```
 
 use std::collections::HashSet;
 use std::fmt;

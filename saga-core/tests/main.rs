@@ -1,0 +1,5 @@
+//! Declared sagas from end to end, on the store in memory.
+
+mod declared;
+mod shop;
+mod takeover;
