@@ -42,6 +42,9 @@ const SETTINGS: &[(&str, &str)] = &[
     ("share.coordinator.state.topic.min.isr", "1"),
     ("group.initial.rebalance.delay.ms", "0"),
     ("auto.create.topics.enable", "false"),
+    // A killed broker may not register again until its last session has run out: 9 s by default.
+    ("broker.session.timeout.ms", "2000"),
+    ("broker.heartbeat.interval.ms", "200"),
     // The cleaner's default buffer is half of our heap.
     ("log.cleaner.dedupe.buffer.size", "8388608"),
 ];
