@@ -1,0 +1,31 @@
+//! A repeated request, message or step takes effect once.
+
+mod answer;
+mod claim;
+mod fingerprint;
+mod key;
+mod row;
+mod scope;
+mod secret;
+pub mod store;
+pub mod testing;
+mod time;
+
+pub use answer::{Answer, Content};
+pub use claim::{Claim, ClaimRequest, Direction, InDoubt, Kept, Put, Ruling, Ticket, Verdict};
+pub use fingerprint::{Fingerprint, Part};
+pub use key::{KEY_BYTES_MAX, Key, KeyError, Syntax};
+pub use row::{Dated, Entry, Point, Progress, Row, Stamp, State};
+pub use scope::Scope;
+pub use secret::{KeyId, Secret, SecretError};
+#[cfg(feature = "postgres")]
+pub use store::PostgresStore;
+#[cfg(feature = "redis")]
+pub use store::RedisStore;
+#[cfg(feature = "sqlite")]
+pub use store::SqliteStore;
+pub use store::{Counts, Expiry, Held, MemoryStore, Store, StoreError, StoreErrorKind};
+pub use time::Time;
+
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use sqlx;

@@ -1,0 +1,83 @@
+//! The statements. Each of the first group answers one row: `done`, `now`, and what is stored if it was not done.
+//!
+//! `clock_timestamp()` in a written row is read when that row is written. For an update that is after its lock
+//! was granted; for an insert that had to wait for somebody else's unfinished insert it is before the wait,
+//! which can only make a lease shorter.
+
+macro_rules! swap {
+    ($($write:expr),+) => {
+        concat!(
+            "WITH put AS (", $($write,)+ " RETURNING 1) \
+             SELECT EXISTS (SELECT FROM put) AS done, clock_timestamp() AS now, ", stored!(),
+            " FROM (SELECT 1) one LEFT JOIN idempotency.keys k ON k.id = $1 AND NOT EXISTS (SELECT FROM put)"
+        )
+    };
+}
+
+macro_rules! stored {
+    () => {
+        "k.action, k.undo, k.refused, k.doubt, k.stamp, k.fence, k.action_print, k.undo_print, \
+         k.action_answer, k.undo_answer, k.operation, k.phase, k.memo, k.created_at, k.lease_until, k.expires_at"
+    };
+}
+
+macro_rules! update {
+    () => {
+        "UPDATE idempotency.keys SET action = $2, undo = $3, refused = $4, doubt = $5, running = $6, \
+         stamp = $7, fence = $8, action_print = $9, undo_print = $10, action_answer = $11, \
+         undo_answer = $12, operation = $13, phase = $14, memo = $15, \
+         lease_until = clock_timestamp() + $16::bigint * interval '1 microsecond', \
+         expires_at = clock_timestamp() + $17::bigint * interval '1 microsecond', \
+         created_at = CASE WHEN $18 THEN clock_timestamp() ELSE created_at END WHERE id = $1 AND "
+    };
+}
+
+pub(crate) const PUT_IF_ABSENT: &str = swap!(
+    "INSERT INTO idempotency.keys (id, action, undo, refused, doubt, running, stamp, fence, action_print, \
+     undo_print, action_answer, undo_answer, operation, phase, memo, lease_until, expires_at, created_at) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, \
+     clock_timestamp() + $16::bigint * interval '1 microsecond', \
+     clock_timestamp() + $17::bigint * interval '1 microsecond', \
+     clock_timestamp()) ON CONFLICT (id) DO NOTHING"
+);
+
+pub(crate) const PUT_IF_EXACTLY: &str =
+    swap!(update!(), "stamp = $19 AND lease_until IS NOT DISTINCT FROM $20 AND running = $21");
+
+pub(crate) const PUT_IF_HELD: &str = swap!(update!(), "stamp = $19 AND running");
+
+pub(crate) const DELETE_IF_EXACTLY: &str = swap!(
+    "DELETE FROM idempotency.keys WHERE id = $1 AND stamp = $2 AND lease_until IS NOT DISTINCT FROM $3 \
+     AND running = $4"
+);
+
+pub(crate) const DELETE_IF_HELD: &str =
+    swap!("DELETE FROM idempotency.keys WHERE id = $1 AND stamp = $2 AND running");
+
+pub(crate) const READ_AS_SWAP: &str = concat!(
+    "SELECT k.id IS NULL AS done, clock_timestamp() AS now, ",
+    stored!(),
+    " FROM (SELECT 1) one LEFT JOIN idempotency.keys k ON k.id = $1"
+);
+
+pub(crate) const READ: &str = READ_AS_SWAP;
+
+pub(super) const SWEEP: &str = "DELETE FROM idempotency.keys WHERE NOT running AND id IN (\
+     SELECT id FROM idempotency.keys WHERE expires_at <= clock_timestamp() AND NOT running \
+     ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED)";
+
+pub(super) const COUNT: &str = "SELECT \
+     count(*) FILTER (WHERE running AND (lease_until IS NULL OR lease_until > now())) AS running, \
+     count(*) FILTER (WHERE running AND lease_until <= now()) AS in_doubt, \
+     count(*) FILTER (WHERE NOT running AND undo = 0 AND action = 2) AS applied, \
+     count(*) FILTER (WHERE NOT running AND undo = 0 AND action = 3) AS rejected, \
+     count(*) FILTER (WHERE NOT running AND undo <> 0) AS undone, \
+     count(*) FILTER (WHERE NOT running AND undo = 0 AND action = 0) AS refused \
+     FROM idempotency.keys WHERE expires_at IS NULL OR expires_at > now()";
+
+pub(super) const UNFINISHED: &str = "SELECT id FROM idempotency.keys WHERE running AND operation = $1 \
+     AND lease_until <= clock_timestamp() ORDER BY lease_until LIMIT $2";
+
+pub(super) const SETTINGS: &str = "SELECT current_setting('fsync') AS fsync, \
+     current_setting('full_page_writes') AS full_page_writes, \
+     current_setting('synchronous_commit') AS synchronous_commit, pg_is_in_recovery() AS in_recovery";

@@ -1,0 +1,180 @@
+//! Rows in Redis (7 or later; single, Sentinel or Cluster).
+//!
+//! One row is one string value under one key, so every script runs on a Cluster. The value begins with a
+//! header of fixed width that the script compares and writes (stamp, running or not, lease, creation); what
+//! follows is the row's encoding, which only this module reads. One script does all conditional writes: it
+//! reads Redis' own clock, compares the header, and writes or answers what is there. Nothing is ever read
+//! and then deleted in two commands.
+//!
+//! A running row has no TTL: it is never removed by time. A kept outcome has one; Redis removes it.
+//!
+//! # What Redis can lose
+//!
+//! Redis replicates asynchronously and, with its usual `appendfsync everysec`, answers before the disk has
+//! it. A crash or failover may forget claims and answers it has acknowledged, and each one forgotten can let
+//! an effect happen twice. Use Postgres or SQLite where that is not acceptable. An evicting
+//! `maxmemory-policy` would forget keys in normal operation, and is refused at start.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
+use redis::cluster_async::ClusterConnection;
+use redis::{Script, Value};
+
+use super::{Change, Counts, Expected, Store, StoreError, StoreErrorKind, Swap};
+use crate::KeyId;
+use crate::row::Dated;
+use crate::secret::hex;
+use crate::time::{Time, micros};
+
+mod link;
+mod scan;
+mod value;
+
+use link::Link;
+
+/// A store in Redis. See [the module](self) for what it can lose.
+#[derive(Clone)]
+pub struct RedisStore {
+    link: Link,
+    prefix: String,
+    swap: std::sync::Arc<Script>,
+}
+
+impl RedisStore {
+    /// Connects to a single server (`redis://host/0`, `rediss://…`), to a Cluster
+    /// (`redis-cluster://host1,host2`), or to the master named in `redis-sentinel://host1,host2/name`, and
+    /// checks the server's settings.
+    pub async fn connect(url: &str) -> Result<Self, StoreError> {
+        let store = Self {
+            link: Link::connect(url).await?,
+            prefix: "idempotency:".to_owned(),
+            swap: std::sync::Arc::new(Script::new(include_str!("redis/swap.lua"))),
+        };
+        store.check().await?;
+        Ok(store)
+    }
+
+    /// Puts `prefix` in front of every key, in place of `idempotency:`.
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    fn key(&self, id: &KeyId) -> String {
+        let mut key = String::with_capacity(self.prefix.len() + 64);
+        key.push_str(&self.prefix);
+        key.push_str(&hex(&id.0));
+        key
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        let refuse = |what: String| Err(StoreError::new(StoreErrorKind::Settings, what));
+        for (_, info) in self.link.info().await? {
+            let field = |name: &str| field(&info, name);
+            let policy = field("maxmemory_policy");
+            if policy != "noeviction" {
+                return refuse(format!(
+                    "the redis store is unsafe: maxmemory-policy is {policy:?}; an evicted key lets an effect \
+                     happen twice: set maxmemory-policy noeviction"
+                ));
+            }
+            if field("role") == "slave" && matches!(self.link, Link::One(_)) {
+                return refuse(
+                    "the redis store is unsafe: this server is a replica: connect to the master".into(),
+                );
+            }
+            let major = field("redis_version").split('.').next().and_then(|v| v.parse::<u32>().ok());
+            if major.is_some_and(|major| major < 7) {
+                return refuse(format!("redis {} is too old: 7 is needed", field("redis_version")));
+            }
+            if field("aof_enabled") == "0" {
+                tracing::warn!(
+                    setting = "appendonly",
+                    "redis keeps no append-only file: a restart forgets every claim since its last snapshot"
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RedisStore").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Store for RedisStore {
+    async fn swap(&self, id: &KeyId, expected: &Expected, change: &Change) -> Result<Swap, StoreError> {
+        let mut call = self.swap.key(self.key(id));
+        let (mode, header) = value::expected(expected);
+        call.arg(mode).arg(header);
+        if let Change::Put(put) = change {
+            call.arg(value::mark(&put.row))
+                .arg(put.lease.map_or(-1, micros))
+                // Redis refuses a TTL of nothing.
+                .arg(put.keep.map_or(-1, |keep| micros(keep).max(1000)))
+                .arg(u8::from(put.fresh))
+                .arg(value::encode(&put.row));
+        }
+        let (done, now, stored): (i64, i64, Option<Vec<u8>>) = match &self.link {
+            Link::One(link) => call.invoke_async(&mut link.clone()).await,
+            Link::Cluster(link) => call.invoke_async(&mut link.clone()).await,
+        }
+        .map_err(unavailable)?;
+        if done == 1 {
+            return Ok(Swap::Done);
+        }
+        let dated = stored.map(|stored| value::decode(&Bytes::from(stored))).transpose()?;
+        Ok(Swap::Other { dated, now: Time(now) })
+    }
+
+    async fn read(&self, id: &KeyId) -> Result<(Option<Dated>, Time), StoreError> {
+        // "Replace what is not there by nothing" changes nothing, and answers the row and the clock at once.
+        match self.swap(id, &Expected::Absent, &Change::Delete).await? {
+            Swap::Other { dated, now } => Ok((dated, now)),
+            Swap::Done => Ok((None, Time(0))),
+        }
+    }
+
+    /// Redis removes what is over by itself: nothing is left to do.
+    async fn sweep(&self, _limit: u32) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+
+    /// Reads every key with this store's prefix: for people, not for a hot path.
+    async fn count(&self) -> Result<Counts, StoreError> {
+        let mut counts = Counts::default();
+        self.each(|_, dated, now| {
+            counts.add(&dated.row, dated.in_doubt(now), 1);
+            true
+        })
+        .await?;
+        Ok(counts)
+    }
+
+    /// Reads every key with this store's prefix.
+    async fn unfinished(&self, operation: &str, limit: u32) -> Result<Vec<KeyId>, StoreError> {
+        let mut ids = Vec::new();
+        self.each(|id, dated, now| {
+            if dated.in_doubt(now) && dated.row.point.is_some_and(|point| point.operation == operation) {
+                ids.push(id);
+            }
+            ids.len() < limit as usize
+        })
+        .await?;
+        Ok(ids)
+    }
+}
+
+/// A field of an `INFO`.
+fn field(info: &str, name: &str) -> String {
+    let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap_or("").trim().to_owned()
+}
+
+pub(super) fn unavailable(error: redis::RedisError) -> StoreError {
+    StoreError::unavailable("redis", error)
+}

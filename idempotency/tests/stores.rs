@@ -1,0 +1,51 @@
+//! The conformance suite on the stores that need no server.
+
+use std::sync::Arc;
+
+use idempotency::{MemoryStore, SqliteStore, Store, store, testing};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_keeps_every_promise() {
+    let store = MemoryStore::new();
+    testing::conformance(|| {
+        let store: Arc<dyn Store> = Arc::new(store.clone());
+        async { store }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sqlite_keeps_every_promise() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", dir.path().join("keys.db").display());
+    // Two handles with pools of their own, as two processes have.
+    testing::conformance(|| async { store::connect(&url).await.unwrap() }).await;
+}
+
+#[tokio::test]
+async fn sqlite_in_memory_keeps_its_rows() {
+    let store: Arc<dyn Store> = Arc::new(SqliteStore::connect("sqlite::memory:").await.unwrap());
+    testing::conformance(|| {
+        let store = store.clone();
+        async { store }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_unsafe_sqlite_is_refused_with_the_setting_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = idempotency::sqlx::sqlite::SqliteConnectOptions::new()
+        .filename(dir.path().join("keys.db"))
+        .create_if_missing(true)
+        .synchronous(idempotency::sqlx::sqlite::SqliteSynchronous::Normal);
+    let pool = idempotency::sqlx::sqlite::SqlitePoolOptions::new().connect_with(options).await.unwrap();
+    let error = SqliteStore::new(pool).await.unwrap_err().to_string();
+    assert!(error.contains("PRAGMA synchronous"), "{error}");
+}
+
+#[tokio::test]
+async fn a_foreign_url_gets_one_clear_line() {
+    let error = store::connect("mongodb://somewhere").await.unwrap_err().to_string();
+    assert!(error.contains("\"mongodb\"") && !error.contains('\n'), "{error}");
+}
