@@ -30,4 +30,15 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::Unknown(_))
     }
+
+    /// The same, naming what it is about.
+    pub(super) fn about(self, what: &str) -> Self {
+        match self {
+            Self::Unavailable(why) => Self::Unavailable(format!("{what}: {why}")),
+            Self::Unknown(why) => Self::Unknown(format!("{what}: {why}")),
+            Self::Refused(why) => Self::Refused(format!("{what}: {why}")),
+            Self::Unusable(why) => Self::Unusable(format!("{what}: {why}")),
+            Self::Fenced => Self::Fenced,
+        }
+    }
 }

@@ -23,9 +23,18 @@
 //! task of their own, so that dropping the future returned here gives up the answer, not the work.
 
 mod commit;
+mod connect;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod decode;
 mod error;
 pub mod memory;
 mod query;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod task;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod unheard;
 mod worker;
 
 use std::fmt;
@@ -34,9 +43,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 pub use commit::{Commit, CommitReply, JournalRow, Loaded, Mail, Posted, Start, StartReply, Then};
+pub use connect::connect;
 pub use error::{Error, Result};
 pub use memory::MemoryStore;
 pub use query::{Counts, Filter, Manifest, Query, State, Summary, WorkerInfo};
+#[cfg(feature = "sqlite")]
+pub use sqlite::SqliteStore;
 pub use worker::{Claim, Claimed, Fence, NewWorker, Peer, Renewal};
 
 use crate::id::{RunId, WorkerId};
