@@ -18,3 +18,7 @@
 
 pub mod proxy;
 pub mod servers;
+
+mod seed;
+
+pub use seed::seeded;

@@ -5,6 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::str::FromStr;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
@@ -159,6 +160,19 @@ impl Database {
             .connect(&self.url)
             .await
             .expect("a fresh database answers")
+    }
+
+    /// Waits until this many of the database's sessions wait for a lock: the moment at which a second
+    /// transaction has reached the row that a first one holds.
+    pub async fn until_blocked(&self, sessions: i64) {
+        let mut connection = PgConnection::connect(&self.url).await.expect("a fresh database answers");
+        let waiting = "SELECT count(*) FROM pg_stat_activity \
+                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut connection).await.expect("it answers")
+            < sessions
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 }
 

@@ -1,0 +1,3 @@
+//! Each crate's public conformance suite, against the real servers.
+
+mod idempotency;
