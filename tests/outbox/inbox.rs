@@ -80,7 +80,11 @@ async fn an_id_that_another_transaction_records_is_waited_for() {
             async move { inbox.first_time(&mut other, &[id]).await.unwrap().len() }
         });
         database.until_blocked(1).await;
-        if first_commits { first.commit().await.unwrap() } else { first.rollback().await.unwrap() }
+        if first_commits {
+            first.commit().await.unwrap()
+        } else {
+            first.rollback().await.unwrap()
+        }
         assert_eq!(second.await.unwrap(), fresh, "the first commits: {first_commits}");
     }
 }
@@ -151,7 +155,10 @@ async fn forgetting_goes_by_the_databases_clock_and_in_portions() {
     let (old, new): (Vec<Uuid>, Vec<Uuid>) =
         ((0..5).map(|_| Uuid::new_v4()).collect(), (0..5).map(|_| Uuid::new_v4()).collect());
     inbox.first_time(&mut connection, &old).await.unwrap();
-    query("UPDATE outbox.inbox_seen SET seen_at = seen_at - interval '8 days'").execute(&mut connection).await.unwrap();
+    query("UPDATE outbox.inbox_seen SET seen_at = seen_at - interval '8 days'")
+        .execute(&mut connection)
+        .await
+        .unwrap();
     inbox.first_time(&mut connection, &new).await.unwrap();
     let week = std::time::Duration::from_secs(7 * 24 * 3600);
     assert_eq!(inbox.forget(&mut connection, week, 3).await.unwrap(), 3);
@@ -178,7 +185,10 @@ async fn a_parked_key_is_released_in_order() {
     for record in [&second, &other, &first, &first] {
         inbox.park(&mut connection, record).await.unwrap();
     }
-    assert_eq!(inbox.parked(&mut connection, 10).await.unwrap(), [first.clone(), other.clone(), second.clone()]);
+    assert_eq!(
+        inbox.parked(&mut connection, 10).await.unwrap(),
+        [first.clone(), other.clone(), second.clone()]
+    );
     let mut keys = inbox.parked_keys(&mut connection, &assignment).await.unwrap();
     keys.sort();
     assert_eq!(keys, [None, Some(b"7".to_vec())]);
@@ -189,6 +199,10 @@ async fn a_parked_key_is_released_in_order() {
     assert!(inbox.unpark(&mut connection, &first).await.unwrap(), "one more of its key is parked");
     assert_eq!(inbox.released(&mut connection, &assignment).await.unwrap(), Some(second.clone()));
     assert!(!inbox.unpark(&mut connection, &second).await.unwrap());
-    assert_eq!(inbox.release(&mut connection, TOPIC, None, Release::Drop).await.unwrap(), 1, "a record without a key");
+    assert_eq!(
+        inbox.release(&mut connection, TOPIC, None, Release::Drop).await.unwrap(),
+        1,
+        "a record without a key"
+    );
     assert_eq!(inbox.parked(&mut connection, 10).await.unwrap(), []);
 }
