@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::clock::Clock;
 use crate::engine::{Shared, Starter};
 use crate::id::{MailId, Name, RunId};
 use crate::journal::{self, End, EndKind, Failure, MailBody, Record};
@@ -93,12 +94,12 @@ impl Client {
     /// Must be called within a tokio runtime: its batches are sent by a task there.
     pub fn new(backend: impl Into<Backend>) -> Self {
         let backend = backend.into();
-        let starter = crate::engine::spawn_starter(backend.store.clone());
+        let starter = crate::engine::spawn_starter(backend.store.clone(), Clock::default());
         Self { backend, starter, local: None }
     }
 
     pub(crate) fn local(shared: Arc<Shared>) -> Self {
-        let starter = crate::engine::spawn_starter(shared.backend.store.clone());
+        let starter = crate::engine::spawn_starter(shared.backend.store.clone(), shared.clock.clone());
         Self { backend: shared.backend.clone(), starter, local: Some(shared) }
     }
 

@@ -51,6 +51,20 @@ impl Clock {
         }
     }
 
+    /// A number in `0.0..1.0` that spreads pauses: random on the machine's clock, always one half in
+    /// virtual time, so that the same test is the same run.
+    pub fn jitter(&self) -> f64 {
+        match self {
+            Self::Machine => rand::random(),
+            Self::Virtual { .. } => 0.5,
+        }
+    }
+
+    /// The moment from which deadlines are counted: tokio's clock, which tests pause and move.
+    pub(crate) fn instant() -> std::time::Instant {
+        Instant::now().into_std()
+    }
+
     /// How long from now until `due` by the wall clock; zero when it is past.
     pub fn until(&self, due: Timestamp) -> Duration {
         (due - self.now()).to_std().unwrap_or_default()

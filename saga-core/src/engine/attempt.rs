@@ -1,10 +1,10 @@
 //! One attempt: the user's code under a deadline, with panics caught.
 
 use std::panic::AssertUnwindSafe;
-use std::time::Instant;
 
 use futures::FutureExt;
 
+use crate::clock::Clock;
 use crate::journal::{Failure, Outcome};
 use crate::payload::Payload;
 use crate::step::code::{Bound, Reply};
@@ -18,7 +18,7 @@ use crate::step::context::Attempt;
 /// Dropping the future drops the user's code where it stands. The engine does that only when the
 /// worker is lost or its grace time is over; the attempt is then in doubt for whoever takes over.
 pub(crate) async fn run(code: Bound, attempt: Attempt, input: Payload, output: Option<Payload>) -> Reply {
-    let limit = attempt.deadline.saturating_duration_since(Instant::now());
+    let limit = attempt.deadline.saturating_duration_since(Clock::instant());
     // Calling the code is inside, so that a panic before its first await is caught as well.
     let reply = AssertUnwindSafe(async move { code(attempt, input, output).await }).catch_unwind();
     let unknown = |why: String| (Outcome::Unknown(Failure::new(why)), None);

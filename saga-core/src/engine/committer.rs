@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use super::batcher::{Batcher, Bounds};
+use crate::clock::Clock;
 use crate::store::{Commit, CommitReply, Error, Fence, Mail, Store};
 
 /// What became of one commit.
@@ -28,10 +29,15 @@ const BOUNDS: Bounds = Bounds { queue: 4096, batch: 512, in_flight: 4 };
 
 /// Starts a committer for one incarnation. `lost` is cancelled when the store says that the worker was
 /// fenced; once it is cancelled, by whomever, nothing is sent again.
-pub(crate) fn spawn(store: Arc<dyn Store>, fence: Fence, lost: CancellationToken) -> Committer {
+pub(crate) fn spawn(
+    store: Arc<dyn Store>,
+    fence: Fence,
+    lost: CancellationToken,
+    clock: Clock,
+) -> Committer {
     Batcher::spawn(BOUNDS, move |commits| {
-        let (store, lost) = (store.clone(), lost.clone());
-        Box::pin(async move { settle(&*store, fence, &commits, &lost).await })
+        let (store, lost, clock) = (store.clone(), lost.clone(), clock.clone());
+        Box::pin(async move { settle(&*store, fence, &commits, &lost, &clock).await })
     })
 }
 
@@ -43,6 +49,7 @@ fn settle<'a>(
     fence: Fence,
     commits: &'a [Commit],
     lost: &'a CancellationToken,
+    clock: &'a Clock,
 ) -> BoxFuture<'a, Vec<Settled>> {
     Box::pin(async move {
         let mut pause = Duration::from_millis(5);
@@ -59,13 +66,13 @@ fn settle<'a>(
                 Err(Error::Refused(why)) if commits.len() == 1 => return vec![Settled::Faulty(why)],
                 Err(Error::Refused(_)) => {
                     let (left, right) = commits.split_at(commits.len() / 2);
-                    let mut all = settle(store, fence, left, lost).await;
-                    all.extend(settle(store, fence, right, lost).await);
+                    let mut all = settle(store, fence, left, lost, clock).await;
+                    all.extend(settle(store, fence, right, lost, clock).await);
                     return all;
                 }
                 Err(error) => {
                     tracing::warn!(%error, commits = commits.len(), "the batch is sent again");
-                    let jittered = pause.mul_f64(0.5 + rand::random::<f64>() / 2.0);
+                    let jittered = pause.mul_f64(0.5 + clock.jitter() / 2.0);
                     let _ = tokio::time::timeout(jittered, lost.cancelled()).await;
                     pause = (pause * 2).min(Duration::from_secs(1));
                 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -13,6 +13,7 @@ use super::attempt;
 use super::committer::Settled;
 use super::registry::Program;
 use super::shared::{Incarnation, LOCK, Shared};
+use crate::clock::Clock;
 use crate::id::{MailId, RunId};
 use crate::journal::{self, Effect, Failure, Illegal, Outcome, Record, Stage, Timestamp};
 use crate::payload::Payload;
@@ -238,8 +239,8 @@ impl Driver {
         let (outcome, retry_after) = reply;
         let now = self.shared.clock.now();
         let at = (launch.node, launch.item);
-        let record =
-            self.saga.machine.finish(at, launch.effect, outcome, retry_after, now, rand::random::<f64>());
+        let jitter = self.shared.clock.jitter();
+        let record = self.saga.machine.finish(at, launch.effect, outcome, retry_after, now, jitter);
         self.saga.machine.apply(&record)?;
         draft.records.push(record);
         Ok(())
@@ -339,7 +340,7 @@ impl Driver {
                 place: step.place(launch.item),
                 effect: launch.effect,
                 number: launch.attempt,
-                deadline: Instant::now() + step.attempt_timeout,
+                deadline: Clock::instant() + step.attempt_timeout,
                 cancelled: self.shared.draining.child_token(),
             };
             let run = attempt::run(code, attempt, input, output);

@@ -64,6 +64,9 @@ pub(crate) use starter::Starter;
 pub use worker::{Running, Settings, Worker};
 
 /// A starter of sagas that nobody owns yet.
-pub(crate) fn spawn_starter(store: std::sync::Arc<dyn crate::store::Store>) -> Starter {
-    starter::spawn(store, None)
+pub(crate) fn spawn_starter(
+    store: std::sync::Arc<dyn crate::store::Store>,
+    clock: crate::clock::Clock,
+) -> Starter {
+    starter::spawn(store, None, clock)
 }

@@ -35,12 +35,13 @@ pub(super) async fn claim(shared: Arc<Shared>, incarnation: Arc<Incarnation>) {
                 pause = shared.settings.poll.end;
             }
         }
-        let jittered = pause.mul_f64(0.75 + rand::random::<f64>() / 2.0);
+        let jittered = pause.mul_f64(0.75 + shared.clock.jitter() / 2.0);
         tokio::select! {
-            () = tokio::time::sleep(jittered) => {}
-            () = shared.nudge.notified() => {}
-            () = incarnation.lost.cancelled() => {}
+            biased; // the same run in virtual time
             () = shared.draining.cancelled() => {}
+            () = incarnation.lost.cancelled() => {}
+            () = shared.nudge.notified() => {}
+            () = tokio::time::sleep(jittered) => {}
         }
     }
 }

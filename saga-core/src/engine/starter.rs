@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::batcher::{Batcher, Bounds};
+use crate::clock::Clock;
 use crate::store::{Error, Fence, Start, StartReply, Store};
 
 /// Sends batches of starts.
@@ -16,27 +17,32 @@ const BOUNDS: Bounds = Bounds { queue: 4096, batch: 512, in_flight: 4 };
 const TRIES: u32 = 6;
 
 /// Starts a starter. With a fence, starts may be owned by that worker.
-pub(crate) fn spawn(store: Arc<dyn Store>, fence: Option<Fence>) -> Starter {
+pub(crate) fn spawn(store: Arc<dyn Store>, fence: Option<Fence>, clock: Clock) -> Starter {
     Batcher::spawn(BOUNDS, move |starts: Vec<Start>| {
-        let store = store.clone();
-        Box::pin(async move { send(&*store, fence, &starts).await })
+        let (store, clock) = (store.clone(), clock.clone());
+        Box::pin(async move { send(&*store, fence, &starts, &clock).await })
     })
 }
 
-async fn send(store: &dyn Store, fence: Option<Fence>, starts: &[Start]) -> Vec<Result<StartReply, Error>> {
+async fn send(
+    store: &dyn Store,
+    fence: Option<Fence>,
+    starts: &[Start],
+    clock: &Clock,
+) -> Vec<Result<StartReply, Error>> {
     let mut pause = Duration::from_millis(30);
     for attempt in 1.. {
         match store.start(fence, starts).await {
             Ok(replies) => return replies.into_iter().map(Ok).collect(),
             Err(error) if error.is_transient() && attempt < TRIES => {
-                tokio::time::sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
+                tokio::time::sleep(pause.mul_f64(0.5 + clock.jitter() / 2.0)).await;
                 pause *= 2;
             }
             // One start whose data is refused must not fail its neighbours.
             Err(Error::Refused(_)) if starts.len() > 1 => {
                 let (left, right) = starts.split_at(starts.len() / 2);
-                let mut all = Box::pin(send(store, fence, left)).await;
-                all.extend(Box::pin(send(store, fence, right)).await);
+                let mut all = Box::pin(send(store, fence, left, clock)).await;
+                all.extend(Box::pin(send(store, fence, right, clock)).await);
                 return all;
             }
             Err(error) => return vec![Err(error); starts.len()],

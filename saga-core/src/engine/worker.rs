@@ -185,8 +185,8 @@ async fn join(shared: &Arc<Shared>) -> Result<Arc<Incarnation>, Error> {
     let lost = CancellationToken::new();
     let incarnation = Arc::new(Incarnation {
         fence,
-        committer: committer::spawn(shared.backend.store.clone(), fence, lost.clone()),
-        starter: starter::spawn(shared.backend.store.clone(), Some(fence)),
+        committer: committer::spawn(shared.backend.store.clone(), fence, lost.clone(), shared.clock.clone()),
+        starter: starter::spawn(shared.backend.store.clone(), Some(fence), shared.clock.clone()),
         lost,
         drivers: TaskTracker::new(),
         mailboxes: Mutex::default(),
