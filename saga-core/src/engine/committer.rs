@@ -29,12 +29,7 @@ const BOUNDS: Bounds = Bounds { queue: 4096, batch: 512, in_flight: 4 };
 
 /// Starts a committer for one incarnation. `lost` is cancelled when the store says that the worker was
 /// fenced; once it is cancelled, by whomever, nothing is sent again.
-pub(crate) fn spawn(
-    store: Arc<dyn Store>,
-    fence: Fence,
-    lost: CancellationToken,
-    clock: Clock,
-) -> Committer {
+pub(crate) fn spawn(store: Arc<dyn Store>, fence: Fence, lost: CancellationToken, clock: Clock) -> Committer {
     Batcher::spawn(BOUNDS, move |commits| {
         let (store, lost, clock) = (store.clone(), lost.clone(), clock.clone());
         Box::pin(async move { settle(&*store, fence, &commits, &lost, &clock).await })

@@ -59,6 +59,8 @@ mod starter;
 mod worker;
 
 pub use registry::Conflict;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use registry::Wrap;
 pub(crate) use shared::Shared;
 pub(crate) use starter::Starter;
 pub use worker::{Running, Settings, Worker};

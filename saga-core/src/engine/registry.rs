@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::id::Fingerprint;
 use crate::saga::builder::{Definition, Part};
 use crate::saga::plan::Plan;
-use crate::step::code::{BoundCode, Derive};
+use crate::step::code::{Bound, BoundCode, Derive};
 use crate::store::Manifest;
 
 /// A plan with its code and the application inside.
@@ -23,14 +23,17 @@ enum NodeCode {
 }
 
 impl Program {
-    fn bind<A, In, Out>(definition: &Definition<A, In, Out>, app: &A) -> Self
+    fn bind<A, In, Out>(definition: &Definition<A, In, Out>, app: &A, wrap: Option<&Wrap>) -> Self
     where
         A: Clone + Send + Sync + 'static,
     {
         let code = definition.parts.iter().map(|part| match part {
             Part::Input => NodeCode::Input,
             Part::Derive(derive) => NodeCode::Derive(derive.clone()),
-            Part::Step(code) => NodeCode::Step(code.bind(app)),
+            Part::Step(code) => {
+                let code = code.bind(app);
+                NodeCode::Step(if let Some(wrap) = wrap { code.map(&**wrap) } else { code })
+            }
         });
         let plan = definition.plan.clone();
         Self { fingerprint: plan.fingerprint(), code: code.collect(), plan }
@@ -53,10 +56,14 @@ impl Program {
     }
 }
 
+/// Put around everything that is called of a step's code: how a test sees and harms each call.
+pub(crate) type Wrap = Arc<dyn Fn(Bound) -> Bound + Send + Sync>;
+
 /// Programs by fingerprint.
 #[derive(Default)]
 pub(crate) struct Registry {
     programs: HashMap<Fingerprint, Arc<Program>>,
+    wrap: Option<Wrap>,
 }
 
 /// Two different plans under one name and version.
@@ -72,6 +79,12 @@ pub struct Conflict {
 }
 
 impl Registry {
+    /// Wraps the code of every definition that is added from now on.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn wrap(&mut self, wrap: Wrap) {
+        self.wrap = Some(wrap);
+    }
+
     pub(crate) fn add<A, In, Out>(
         &mut self,
         definition: &Definition<A, In, Out>,
@@ -80,7 +93,7 @@ impl Registry {
     where
         A: Clone + Send + Sync + 'static,
     {
-        let program = Program::bind(definition, app);
+        let program = Program::bind(definition, app, self.wrap.as_ref());
         let plan = &program.plan;
         let clash = self.programs.values().any(|other| {
             other.plan.name == plan.name

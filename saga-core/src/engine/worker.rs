@@ -97,6 +97,13 @@ impl<A: Clone + Send + Sync + 'static> Worker<A> {
         Ok(self)
     }
 
+    /// Wraps the code of every definition that is registered from now on; for tests.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn wrap_code(mut self, wrap: super::registry::Wrap) -> Self {
+        self.registry.wrap(wrap);
+        self
+    }
+
     /// Changes its settings.
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {

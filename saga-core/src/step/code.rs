@@ -154,6 +154,17 @@ pub(crate) struct BoundCode {
     pub(crate) probe: Option<Bound>,
 }
 
+impl BoundCode {
+    /// The same code with `wrap` around each of its calls.
+    pub(crate) fn map(self, wrap: impl Fn(Bound) -> Bound) -> Self {
+        Self {
+            action: wrap(self.action),
+            compensation: self.compensation.map(&wrap),
+            probe: self.probe.map(&wrap),
+        }
+    }
+}
+
 /// Erases a pure derivation.
 pub(crate) fn derive<In, Out, F>(f: F) -> Derive
 where

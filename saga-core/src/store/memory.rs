@@ -7,13 +7,13 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono::Utc;
 
 use super::Store;
 use super::commit::{Commit, CommitReply, JournalRow, Loaded, Mail, Posted, Start, StartReply, Then};
 use super::error::{Error, Result};
 use super::query::{Counts, Filter, Manifest, Query, State, Summary, WorkerInfo};
 use super::worker::{Claim, Claimed, Fence, NewWorker, Peer, Renewal};
+use crate::clock::Clock;
 use crate::id::{Fingerprint, MailId, Name, RunId, WorkerId};
 use crate::journal::Timestamp;
 
@@ -25,6 +25,7 @@ pub struct MemoryStore {
 
 #[derive(Debug, Default)]
 struct Tables {
+    clock: Clock,
     workers: HashMap<WorkerId, Worker>,
     manifests: BTreeMap<Fingerprint, Manifest>,
     sagas: BTreeMap<RunId, Saga>,
@@ -36,6 +37,8 @@ struct Tables {
 #[derive(Debug)]
 struct Worker {
     label: String,
+    /// Its place in the order of joining.
+    joined: usize,
     epoch: i64,
     renewals: i64,
     lease: Duration,
@@ -60,6 +63,18 @@ impl MemoryStore {
         Self::default()
     }
 
+    /// An empty store that reads another clock; for tests in virtual time.
+    pub fn with_clock(clock: Clock) -> Self {
+        Self { tables: Mutex::new(Tables { clock, ..Tables::default() }) }
+    }
+
+    /// What a store without a fence would do: a twin of this store is built on it.
+    #[cfg(test)]
+    pub(crate) fn commit_unfenced(&self, worker: WorkerId, commits: &[Commit]) -> Vec<CommitReply> {
+        let mut tables = self.tables();
+        commits.iter().map(|commit| tables.commit(worker, commit)).collect()
+    }
+
     fn tables(&self) -> MutexGuard<'_, Tables> {
         self.tables.lock().expect("no verb panics while it holds the tables")
     }
@@ -80,9 +95,10 @@ impl Store for MemoryStore {
         if tables.workers.contains_key(&worker.id) {
             return Err(Error::Refused(format!("worker {} has joined before", worker.id)));
         }
-        let now = Utc::now();
+        let now = tables.clock.now();
         let row = Worker {
             label: worker.label.clone(),
+            joined: tables.workers.len(),
             epoch: 1,
             renewals: 0,
             lease: worker.lease,
@@ -99,11 +115,14 @@ impl Store for MemoryStore {
         if tables.check(fence).is_err() {
             return Ok(Renewal::Fenced);
         }
+        let now = tables.clock.now();
         let own = tables.workers.get_mut(&fence.worker).expect("just checked");
         own.renewals += 1;
-        own.renewed_at = Utc::now();
-        let peers = tables.workers.iter().filter(|(id, peer)| **id != fence.worker && !peer.drained);
-        let peers = peers.map(|(id, peer)| Peer {
+        own.renewed_at = now;
+        let others = tables.workers.iter().filter(|(id, peer)| **id != fence.worker && !peer.drained);
+        let mut others: Vec<_> = others.collect();
+        others.sort_unstable_by_key(|(_, peer)| peer.joined);
+        let peers = others.into_iter().map(|(id, peer)| Peer {
             id: *id,
             renewals: peer.renewals,
             lease: peer.lease,
@@ -124,7 +143,7 @@ impl Store for MemoryStore {
     async fn claim(&self, claim: &Claim) -> Result<Claimed> {
         let mut tables = self.tables();
         tables.check(claim.fence)?;
-        let now = Utc::now();
+        let now = tables.clock.now();
         let me = claim.fence.worker;
         let mail = tables.mail.values().filter(|mail| tables.sagas[&mail.run].owner == Some(me));
         let mail = mail.cloned().collect();
@@ -196,7 +215,7 @@ impl Tables {
             let end = if let State::Ended(kind) = earlier.state { Some(kind) } else { None };
             return StartReply::Exists { run: *run, digest: earlier.start.digest, end };
         }
-        let now = Utc::now();
+        let now = self.clock.now();
         let owner = fence.filter(|_| start.owned).map(|fence| fence.worker);
         let row = JournalRow { number: 0, worker: owner, at: now, body: start.body.clone() };
         self.by_name.insert(name, start.run);
@@ -224,7 +243,7 @@ impl Tables {
         } else if commit.number != next {
             return CommitReply::Refused;
         } else {
-            let now = Utc::now();
+            let now = self.clock.now();
             let row = JournalRow {
                 number: commit.number,
                 worker: Some(worker),
