@@ -62,7 +62,8 @@ impl Call {
             std::str::from_utf8(value).map_err(|_| CallError::Malformed { name })
         };
         let number = |name: &'static str| number(text(name)?).ok_or(CallError::Malformed { name });
-        let run = std::str::from_utf8(run).ok().and_then(run_id).ok_or(CallError::Malformed { name: SAGA_RUN })?;
+        let run =
+            std::str::from_utf8(run).ok().and_then(run_id).ok_or(CallError::Malformed { name: SAGA_RUN })?;
         let step = decode_step(text(SAGA_STEP)?).ok_or(CallError::Malformed { name: SAGA_STEP })?;
         let direction = match text(SAGA_DIRECTION)? {
             "action" => Direction::Action,

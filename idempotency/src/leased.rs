@@ -54,8 +54,12 @@ pub(crate) enum End {
 }
 
 /// Pauses between the attempts of one operation: a store that fails over needs seconds, a lost packet none.
-const PAUSES: [Duration; 4] =
-    [Duration::from_millis(10), Duration::from_millis(100), Duration::from_millis(400), Duration::from_millis(1500)];
+const PAUSES: [Duration; 4] = [
+    Duration::from_millis(10),
+    Duration::from_millis(100),
+    Duration::from_millis(400),
+    Duration::from_millis(1500),
+];
 
 /// Claims; asks again, with the same stamp, when the answer was lost.
 pub(crate) async fn claim(store: &Arc<dyn Store>, request: &ClaimRequest) -> Result<Claim, StoreError> {
@@ -89,7 +93,9 @@ async fn withdraw(store: Arc<dyn Store>, request: ClaimRequest) {
 pub(crate) async fn end(store: &Arc<dyn Store>, ticket: &Ticket, end: &End) -> Result<Held, StoreError> {
     let result = repeat(&PAUSES, || async {
         match end {
-            End::Keep { verdict, answer, keep } => store.complete(ticket, *verdict, answer.clone(), *keep).await,
+            End::Keep { verdict, answer, keep } => {
+                store.complete(ticket, *verdict, answer.clone(), *keep).await
+            }
             End::Release => store.release(ticket).await,
             End::Doubt => store.abandon(ticket).await,
         }
@@ -117,7 +123,12 @@ where
 
 /// Runs `work` while the claim is renewed. Sets `lost` when somebody else has taken it over; the work goes on,
 /// because what it has begun outside is begun.
-pub(crate) async fn hold<W: Future>(store: &Arc<dyn Store>, ticket: &Ticket, lost: &AtomicBool, work: W) -> W::Output {
+pub(crate) async fn hold<W: Future>(
+    store: &Arc<dyn Store>,
+    ticket: &Ticket,
+    lost: &AtomicBool,
+    work: W,
+) -> W::Output {
     let renewals = async {
         let mut pause = ticket.lease / 3;
         loop {

@@ -1,11 +1,22 @@
 //! A repeated request, message or step takes effect once.
 
 mod answer;
+pub mod barrier;
 mod claim;
+#[cfg(feature = "client")]
+pub mod client;
 mod fingerprint;
+mod flights;
+#[cfg(feature = "http")]
+pub mod headers;
 mod key;
+#[cfg(feature = "http")]
+pub mod layer;
+pub mod leased;
+mod metrics;
 mod row;
 mod scope;
+mod seal;
 mod secret;
 pub mod store;
 pub mod testing;
@@ -15,8 +26,11 @@ pub use answer::{Answer, Content};
 pub use claim::{Claim, ClaimRequest, Direction, InDoubt, Kept, Put, Ruling, Ticket, Verdict};
 pub use fingerprint::{Fingerprint, Part};
 pub use key::{KEY_BYTES_MAX, Key, KeyError, Syntax};
+#[cfg(feature = "http")]
+pub use layer::{Execution, IdempotencyLayer, Reconciled};
 pub use row::{Dated, Entry, Point, Progress, Row, Stamp, State};
 pub use scope::Scope;
+pub use seal::Seal;
 pub use secret::{KeyId, Secret, SecretError};
 #[cfg(feature = "postgres")]
 pub use store::PostgresStore;

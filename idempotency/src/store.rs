@@ -200,6 +200,29 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 /// A released undo leaves its action's row behind for at least this long.
 const RELEASED_KEEP: Duration = Duration::from_secs(90 * 24 * 3600);
 
+#[async_trait]
+impl<S: Store + ?Sized> Store for std::sync::Arc<S> {
+    async fn swap(&self, id: &KeyId, expected: &Expected, change: &Change) -> Result<Swap, StoreError> {
+        (**self).swap(id, expected, change).await
+    }
+
+    async fn read(&self, id: &KeyId) -> Result<(Option<Dated>, Time), StoreError> {
+        (**self).read(id).await
+    }
+
+    async fn sweep(&self, limit: u32) -> Result<u64, StoreError> {
+        (**self).sweep(limit).await
+    }
+
+    async fn count(&self) -> Result<Counts, StoreError> {
+        (**self).count().await
+    }
+
+    async fn unfinished(&self, operation: &str, limit: u32) -> Result<Vec<KeyId>, StoreError> {
+        (**self).unfinished(operation, limit).await
+    }
+}
+
 /// What must be stored for a [`Store::swap`] to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expected {

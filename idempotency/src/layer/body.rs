@@ -49,7 +49,10 @@ impl Body {
         Self::continued(Bytes::new(), erase(body))
     }
 
-    pub(crate) fn continued(read: Bytes, rest: Pin<Box<dyn HttpBody<Data = Bytes, Error = BoxError> + Send>>) -> Self {
+    pub(crate) fn continued(
+        read: Bytes,
+        rest: Pin<Box<dyn HttpBody<Data = Bytes, Error = BoxError> + Send>>,
+    ) -> Self {
         Self(Inner::Stream { read: Some(read).filter(|read| !read.is_empty()), rest })
     }
 }
@@ -60,7 +63,10 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    Box::pin(body.map_frame(|frame| frame.map_data(|mut data| data.copy_to_bytes(data.remaining()))).map_err(Into::into))
+    Box::pin(
+        body.map_frame(|frame| frame.map_data(|mut data| data.copy_to_bytes(data.remaining())))
+            .map_err(Into::into),
+    )
 }
 
 impl From<Bytes> for Body {
@@ -83,7 +89,10 @@ impl HttpBody for Body {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match &mut self.0 {
             Inner::Empty => Poll::Ready(None),
             Inner::Whole { bytes, trailers } => {

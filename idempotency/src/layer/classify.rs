@@ -50,9 +50,8 @@ enum Judgement {
 fn by_http(status: StatusCode) -> Judgement {
     match status.as_u16() {
         100..=399 => Judgement::Applied,
-        400 | 401 | 403 | 404 | 405 | 406 | 411 | 413 | 414 | 415 | 416 | 417 | 421 | 422 | 426 | 428 | 431 => {
-            Judgement::TurnedAway
-        }
+        400 | 401 | 403 | 404 | 405 | 406 | 411 | 413 | 414 | 415 | 416 | 417 | 421 | 422 | 426 | 428
+        | 431 => Judgement::TurnedAway,
         408 | 425 | 429 | 499 => Judgement::Unclear,
         402..=498 => Judgement::Refused,
         _ => Judgement::Unclear,
@@ -122,7 +121,9 @@ mod tests {
         let response = http::Response::builder().header("content-type", "application/grpc").body(()).unwrap();
         let parts = response.into_parts().0;
         let mut trailers = HeaderMap::new();
-        for (code, class) in [("0", Class::Applied), ("9", Class::Rejected), ("3", Class::NotApplied), ("13", Class::Unknown)] {
+        for (code, class) in
+            [("0", Class::Applied), ("9", Class::Rejected), ("3", Class::NotApplied), ("13", Class::Unknown)]
+        {
             trailers.insert("grpc-status", code.parse().unwrap());
             assert_eq!(classify(&parts, Some(&trailers), Said::Nothing, false), class, "{code}");
         }

@@ -114,7 +114,10 @@ impl Execution {
 
 impl std::fmt::Debug for Execution {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Execution").field("id", &self.0.id).field("said", &self.said()).finish_non_exhaustive()
+        f.debug_struct("Execution")
+            .field("id", &self.0.id)
+            .field("said", &self.said())
+            .finish_non_exhaustive()
     }
 }
 

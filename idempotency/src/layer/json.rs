@@ -128,8 +128,9 @@ impl<'a> Parser<'a> {
         let length =
             rest.iter().take_while(|b| matches!(b, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E')).count();
         let text: &'a str = &self.text[self.at..self.at + length];
-        // Checks the grammar: no leading zeros, no bare dot.
-        let number: f64 = serde_json::from_str(text).ok()?;
+        // serde checks the grammar (no leading zeros, no bare dot), std reads to the last digit.
+        serde_json::from_str::<serde::de::IgnoredAny>(text).ok()?;
+        let number: f64 = text.parse().ok().filter(|number: &f64| number.is_finite())?;
         self.at += length;
         let digits = text.trim_start_matches('-');
         let whole = digits.bytes().all(|b| b.is_ascii_digit());
@@ -250,7 +251,7 @@ mod tests {
             ("0.000000000000000000000000001", "1e-27"),
             ("-0", "0"),
             ("1e21", "1e+21"),
-            ("123456789012e8", "100000000000000000000".replace("100000000000", "123456789012").as_str()),
+            ("123456789012e8", "12345678901200000000"),
             ("-1.5e-7", "-1.5e-7"),
         ] {
             assert_eq!(form(text).unwrap(), expected, "{text}");
@@ -264,7 +265,18 @@ mod tests {
 
     #[test]
     fn what_has_no_single_meaning_has_no_form() {
-        for text in ["{\"a\":1,\"a\":2}", "{a:1}", "[1,]", "01", "1 2", "\"\\x\"", "nul", "", "{\"a\":1", "[\"\\ud800\"]"] {
+        for text in [
+            "{\"a\":1,\"a\":2}",
+            "{a:1}",
+            "[1,]",
+            "01",
+            "1 2",
+            "\"\\x\"",
+            "nul",
+            "",
+            "{\"a\":1",
+            "[\"\\ud800\"]",
+        ] {
             assert_eq!(form(text), None, "{text}");
         }
         assert_eq!(form(&format!("{}1{}", "[".repeat(10_000), "]".repeat(10_000))), None);

@@ -170,7 +170,9 @@ impl Problem {
         if let Some(after) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(after)));
         }
-        if let Some(link) = docs.and_then(|docs| HeaderValue::try_from(format!("<{docs}>; rel=\"describedby\"")).ok()) {
+        if let Some(link) =
+            docs.and_then(|docs| HeaderValue::try_from(format!("<{docs}>; rel=\"describedby\"")).ok())
+        {
             headers.insert(header::LINK, link);
         }
         response
