@@ -56,8 +56,9 @@ impl Inbox {
         connection.parked_keys(self.group(), assignment).await
     }
 
-    /// The oldest parked record of this partition that an operator has released. Apply it in a
-    /// transaction that also calls [`Inbox::unpark`].
+    /// The oldest parked record of a key of this partition that an operator has released, with
+    /// whatever was parked behind it since. Apply it in a transaction that also calls
+    /// [`Inbox::unpark`].
     ///
     /// # Errors
     ///
@@ -68,6 +69,15 @@ impl Inbox {
         assignment: &Assignment,
     ) -> Result<Option<ParkedRecord>> {
         connection.released(self.group(), assignment).await
+    }
+
+    /// Sets a released record aside again, with its key, because it still cannot be applied.
+    ///
+    /// # Errors
+    ///
+    /// The database's error.
+    pub async fn hold<C: Connection>(&self, tx: &mut C, record: &ParkedRecord, reason: &str) -> Result<()> {
+        tx.hold(self.group(), record, reason).await
     }
 
     /// Removes a parked record that was applied; answers whether more of its key are parked.

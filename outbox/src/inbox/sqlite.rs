@@ -167,6 +167,22 @@ impl InboxStore for SqliteConnection {
     }
 
     async fn released(&mut self, group: &str, at: &Assignment) -> Result<Option<ParkedRecord>> {
+        let released = sqlx::query(
+            "UPDATE inbox_parked AS p SET released = 1 \
+             FROM (SELECT key FROM inbox_parked \
+                   WHERE consumer_group = ?1 AND topic = ?2 AND partition = ?3 AND released \
+                   ORDER BY record_offset LIMIT 1) AS r \
+             WHERE p.consumer_group = ?1 AND p.topic = ?2 AND p.partition = ?3 \
+                 AND p.key IS r.key",
+        )
+        .bind(group)
+        .bind(&at.topic)
+        .bind(at.partition)
+        .execute(&mut *self)
+        .await?;
+        if released.rows_affected() == 0 {
+            return Ok(None);
+        }
         let row = sqlx::query(
             "SELECT topic, partition, record_offset, key, payload, headers, reason \
              FROM inbox_parked \
@@ -179,6 +195,23 @@ impl InboxStore for SqliteConnection {
         .fetch_optional(self)
         .await?;
         row.map(|row| record(&row)).transpose()
+    }
+
+    async fn hold(&mut self, group: &str, parked: &ParkedRecord, reason: &str) -> Result<()> {
+        sqlx::query(
+            "UPDATE inbox_parked SET released = 0, \
+                 reason = CASE WHEN record_offset = ?5 THEN ?6 ELSE reason END \
+             WHERE consumer_group = ?1 AND topic = ?2 AND partition = ?3 AND key IS ?4",
+        )
+        .bind(group)
+        .bind(&parked.topic)
+        .bind(parked.partition)
+        .bind(parked.key.as_deref())
+        .bind(parked.offset)
+        .bind(reason)
+        .execute(self)
+        .await?;
+        Ok(())
     }
 
     async fn unpark(&mut self, group: &str, parked: &ParkedRecord) -> Result<bool> {

@@ -53,6 +53,13 @@ pub trait InboxStore {
         at: &Assignment,
     ) -> impl Future<Output = Result<Option<ParkedRecord>>> + Send;
 
+    fn hold(
+        &mut self,
+        group: &str,
+        record: &ParkedRecord,
+        reason: &str,
+    ) -> impl Future<Output = Result<()>> + Send;
+
     fn unpark(&mut self, group: &str, record: &ParkedRecord) -> impl Future<Output = Result<bool>> + Send;
 
     fn parked(&mut self, group: &str, limit: u32) -> impl Future<Output = Result<Vec<ParkedRecord>>> + Send;

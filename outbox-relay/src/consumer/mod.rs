@@ -1,0 +1,174 @@
+//! Feeding a handler whose effect on the database happens exactly once.
+//!
+//! # Two threads of control
+//!
+//! ```text
+//!  poller (a thread of its own)                     worker (the caller's task)
+//!  polls Kafka, gathers batches        ──batch──►   one transaction per partition and batch:
+//!  on assignment: raises the partition's            fence, skip what is applied, handlers,
+//!  epoch in the inbox and seeks to the              watermark, commit
+//!  database's watermark              ◄──applied──
+//! ```
+//!
+//! The database says where to read on, and whether this process may apply anything
+//! ([`outbox::inbox`]); Kafka's group only shares the partitions out. Its committed offsets are hints
+//! for lag monitors. While the worker is busy or the database is down the partitions are paused, and
+//! the poller goes on polling, so the group does not take this process for dead.
+//!
+//! # A record that cannot be applied
+//!
+//! If the handler fails, the batch is rolled back and applied again in pieces, so that the records
+//! before the failing one become durable. That one is tried again, with pauses, then **parked**: it
+//! and all later records of its key are set aside in the inbox, and the watermark passes them. Other
+//! keys go on. [`outbox::Inbox::release`] hands them to the handler again, in order.
+
+mod apply;
+mod database;
+mod handler;
+mod poller;
+mod received;
+
+pub use database::Database;
+pub use handler::{Handler, HandlerError, HandlerFn, handler};
+pub use received::Received;
+
+use crate::error::{Error, Result};
+use crate::sink::KafkaSettings;
+use crate::stats::Counter;
+use apply::Worker;
+use outbox::Inbox;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// What to consume, as whom, and how.
+#[derive(Clone, Debug)]
+pub struct ConsumerSettings {
+    /// The way to the cluster. Its producer's settings are not used.
+    pub kafka: KafkaSettings,
+    /// The consumer group, in Kafka and in the inbox.
+    pub group: String,
+    /// The topics.
+    pub topics: Vec<String>,
+    /// Most records applied in one transaction.
+    pub batch: usize,
+    /// How often a record is handed to a handler that fails, before it is parked.
+    pub attempts: u32,
+    /// What to do when records have expired before this group applied them: stop (the default), or
+    /// go on with the oldest there is.
+    pub skip_expired: bool,
+    /// What this process calls itself in the inbox, for people.
+    pub owner: String,
+}
+
+impl ConsumerSettings {
+    /// The default settings.
+    pub fn new<T: Into<String>>(
+        brokers: impl Into<String>,
+        group: impl Into<String>,
+        topics: impl IntoIterator<Item = T>,
+    ) -> Self {
+        Self {
+            kafka: KafkaSettings::new(brokers),
+            group: group.into(),
+            topics: topics.into_iter().map(Into::into).collect(),
+            batch: 200,
+            attempts: 5,
+            skip_expired: false,
+            owner: crate::relay::RelaySettings::default().holder,
+        }
+    }
+}
+
+/// What a consumer has done.
+#[derive(Debug, Default)]
+pub struct ConsumerStats {
+    /// Records handed to the handler and applied.
+    pub applied: Counter,
+    /// Records whose event had been applied before, from another offset.
+    pub duplicates: Counter,
+    /// Records set aside.
+    pub parked: Counter,
+    /// Batches given up because their partition has another owner.
+    pub fenced: Counter,
+}
+
+/// Consumes topics into a database.
+///
+/// ```no_run
+/// use outbox_relay::{Consumer, ConsumerSettings, handler};
+/// use outbox::sqlx::{self, SqliteConnection, SqlitePool};
+///
+/// # async fn start(pool: SqlitePool, stop: tokio_util::sync::CancellationToken) -> outbox_relay::Result<()> {
+/// let settings = ConsumerSettings::new("127.0.0.1:9092", "notices", ["outbox.event.order"]);
+/// let notice = handler(|tx: &mut SqliteConnection, received| {
+///     Box::pin(async move {
+///         sqlx::query("INSERT INTO notices (order_id) VALUES (?1)").bind(received.key_text()).execute(tx).await?;
+///         Ok(())
+///     })
+/// });
+/// Consumer::new(settings, pool).run(notice, stop).await
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Consumer<D> {
+    settings: ConsumerSettings,
+    database: D,
+    stats: Arc<ConsumerStats>,
+}
+
+impl<D: Database> Consumer<D> {
+    /// A consumer into a database whose inbox tables are there ([`outbox::migrate`]).
+    pub fn new(settings: ConsumerSettings, database: D) -> Self {
+        Self { settings, database, stats: Arc::default() }
+    }
+
+    /// What this consumer does, while it runs.
+    pub fn stats(&self) -> Arc<ConsumerStats> {
+        self.stats.clone()
+    }
+
+    /// Applies records until told to stop; then finishes the batch under way and leaves the group.
+    /// Databases and brokers that are down are waited for.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OtherTopic`] if a topic is not the one that was read before, or records have expired
+    /// unread; [`Error::Config`]; missing tables.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future is like a crash: a transaction under way is rolled back, and the next owner
+    /// goes on from the database's watermark.
+    pub async fn run(self, handler: impl Handler<D::Connection>, stop: CancellationToken) -> Result<()> {
+        if self.settings.topics.is_empty() || self.settings.batch == 0 || self.settings.attempts == 0 {
+            return Err(Error::Config(
+                "a consumer needs topics, a batch of at least 1 and at least 1 attempt".into(),
+            ));
+        }
+        let inbox = Inbox::new(&self.settings.group);
+        outbox::check_schema(&mut *self.database.connection().await?).await?;
+        let guard = stop.child_token();
+        let stop_poller = guard.clone().drop_guard();
+        let (mut batches, applied, poller) =
+            poller::start(&self.settings, inbox.clone(), self.database.clone(), guard)?;
+        let mut worker = Worker::new(self.database, inbox, handler, self.settings.attempts, self.stats);
+        let mut worked = Ok(());
+        while worked.is_ok() {
+            tokio::select! {
+                batch = batches.recv() => match batch {
+                    Some(batch) => worked = worker.apply(batch, &applied, &stop).await,
+                    None => break,
+                },
+                () = tokio::time::sleep(Duration::from_millis(500)), if worker.has_parked() => {
+                    worked = worker.apply_released(&stop).await;
+                }
+            }
+        }
+        drop(stop_poller);
+        drop(batches);
+        let polled =
+            tokio::task::spawn_blocking(move || poller.join()).await.expect("joining does not panic");
+        worked.and(polled.expect("the poller does not panic"))
+    }
+}

@@ -1,0 +1,322 @@
+//! Polling Kafka on a thread of its own, because its client blocks and calls back while it polls.
+
+use super::{ConsumerSettings, Database, Received};
+use crate::error::{Error, Result};
+use outbox::{Assignment, Inbox};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{ClientContext, Message as _, Offset, TopicPartitionList};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, mpsc as std_mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Consecutive records of one assigned partition.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) assignment: Arc<Assignment>,
+    pub(super) records: Vec<Received>,
+}
+
+/// Topic, partition and first offset that is not applied.
+pub(super) type Applied = (String, i32, i64);
+
+type Started = (mpsc::Receiver<Batch>, std_mpsc::Sender<Applied>, JoinHandle<Result<()>>);
+
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// Joins the group and starts polling, until the token is cancelled or nobody takes batches.
+pub(super) fn start<D: Database>(
+    settings: &ConsumerSettings,
+    inbox: Inbox,
+    database: D,
+    stop: CancellationToken,
+) -> Result<Started> {
+    let mut config = settings.kafka.reader()?;
+    config
+        .set("group.id", &settings.group)
+        .set("client.id", "outbox-consumer")
+        .set("isolation.level", "read_committed")
+        .set("enable.partition.eof", "false")
+        .set("fetch.wait.max.ms", "50")
+        .set("partition.assignment.strategy", "range,roundrobin");
+    let membership = Membership {
+        inbox,
+        database,
+        owner: settings.owner.clone(),
+        skip_expired: settings.skip_expired,
+        stop: stop.clone(),
+        runtime: Handle::current(),
+        state: Mutex::default(),
+    };
+    let consumer: BaseConsumer<Membership<D>> =
+        config.create_with_context(membership).map_err(|error| Error::Config(format!("kafka: {error}")))?;
+    let topics: Vec<&str> = settings.topics.iter().map(String::as_str).collect();
+    consumer.subscribe(&topics)?;
+    let (batches_in, batches) = mpsc::channel(4);
+    let (applied, applied_out) = std_mpsc::channel();
+    let size = settings.batch;
+    let thread = std::thread::Builder::new()
+        .name("outbox-consumer".into())
+        .spawn(move || poll(&consumer, &batches_in, &applied_out, size, &stop))
+        .map_err(|error| Error::Config(format!("a thread cannot be started: {error}")))?;
+    Ok((batches, applied, thread))
+}
+
+fn poll<D: Database>(
+    consumer: &BaseConsumer<Membership<D>>,
+    batches: &mpsc::Sender<Batch>,
+    applied: &std_mpsc::Receiver<Applied>,
+    size: usize,
+    stop: &CancellationToken,
+) -> Result<()> {
+    let membership = consumer.context().clone();
+    while !stop.is_cancelled() && !batches.is_closed() {
+        let mut gathered: HashMap<(String, i32), Vec<Received>> = HashMap::new();
+        let mut wait = Duration::from_millis(100);
+        for _ in 0..size {
+            match consumer.poll(wait) {
+                Some(Ok(message)) => {
+                    let key = (message.topic().to_owned(), message.partition());
+                    gathered.entry(key).or_default().push(Received::from_message(&message));
+                }
+                Some(Err(error)) => complain(error)?,
+                None => break,
+            }
+            wait = Duration::ZERO;
+        }
+        if let Some(error) = membership.state.lock().expect("never poisoned").failed.take() {
+            return Err(error);
+        }
+        for ((topic, partition), records) in gathered {
+            if let Some((assignment, records)) = membership.check(&topic, partition, records)? {
+                hand_over(consumer, batches, Batch { assignment, records }, stop)?;
+            }
+        }
+        commit(consumer, applied);
+    }
+    commit(consumer, applied);
+    consumer.unsubscribe();
+    Ok(())
+}
+
+/// Gives a batch to the worker. While it has no room the partitions are paused and polling goes on.
+fn hand_over<D: Database>(
+    consumer: &BaseConsumer<Membership<D>>,
+    batches: &mpsc::Sender<Batch>,
+    batch: Batch,
+    stop: &CancellationToken,
+) -> Result<()> {
+    let runtime = &consumer.context().runtime;
+    let mut paused: Option<TopicPartitionList> = None;
+    let permit = loop {
+        let room = async { tokio::time::timeout(Duration::from_secs(1), batches.reserve()).await };
+        match runtime.block_on(room) {
+            Ok(permit) => break permit.ok(),
+            Err(_) if stop.is_cancelled() => break None,
+            Err(_) => {}
+        }
+        if paused.is_none() {
+            let all = consumer.assignment()?;
+            consumer.pause(&all)?;
+            paused = Some(all);
+        }
+        if let Some(Err(error)) = consumer.poll(Duration::ZERO) {
+            complain(error)?;
+        }
+    };
+    if let Some(paused) = paused {
+        // Partitions that were taken away meanwhile cannot be resumed, which is no harm.
+        let _ = consumer.resume(&paused);
+    }
+    if let Some(permit) = permit {
+        permit.send(batch);
+    }
+    Ok(())
+}
+
+/// Tells Kafka how far the database is. Only a hint: an error is not worth a word.
+fn commit<D: Database>(consumer: &BaseConsumer<Membership<D>>, applied: &std_mpsc::Receiver<Applied>) {
+    let latest: HashMap<(String, i32), i64> =
+        applied.try_iter().map(|(topic, partition, next)| ((topic, partition), next)).collect();
+    let mut list = TopicPartitionList::new();
+    for ((topic, partition), next) in latest {
+        let _ = list.add_partition_offset(&topic, partition, Offset::Offset(next));
+    }
+    if list.count() > 0 {
+        let _ = consumer.commit(&list, CommitMode::Async);
+    }
+}
+
+/// A broker that is away comes back; what never mends ends the consumer.
+fn complain(error: KafkaError) -> Result<()> {
+    match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::Fatal) => Err(error.into()),
+        _ => {
+            tracing::warn!(%error, "kafka");
+            Ok(())
+        }
+    }
+}
+
+/// What this process has been assigned.
+struct Membership<D> {
+    inbox: Inbox,
+    database: D,
+    owner: String,
+    skip_expired: bool,
+    stop: CancellationToken,
+    runtime: Handle,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    assigned: HashMap<(String, i32), Arc<Assignment>>,
+    failed: Option<Error>,
+}
+
+impl<D: Database> ClientContext for Membership<D> {}
+
+impl<D: Database> ConsumerContext for Membership<D> {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        let result = match event {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self
+                .take_over(consumer, list)
+                .and_then(|starts| consumer.assign(&starts).map_err(Error::from)),
+            _ => {
+                self.state.lock().expect("never poisoned").assigned.clear();
+                consumer.unassign().map_err(Error::from)
+            }
+        };
+        if let Err(error) = result {
+            let _ = consumer.unassign();
+            self.state.lock().expect("never poisoned").failed = Some(error);
+        }
+    }
+}
+
+impl<D: Database> Membership<D> {
+    /// Fences the earlier owners, and finds out where to read on.
+    fn take_over(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        list: &TopicPartitionList,
+    ) -> Result<TopicPartitionList> {
+        let mut starts = TopicPartitionList::new();
+        for element in list.elements() {
+            let (topic, partition) = (element.topic(), element.partition());
+            let Some(assignment) = self.runtime.block_on(self.assign(topic, partition))? else { break };
+            let (low, high) = consumer.fetch_watermarks(topic, partition, ANSWER_WITHIN)?;
+            let begin = begin_at(&assignment, low, high, self.skip_expired)?;
+            starts.add_partition_offset(topic, partition, begin)?;
+            let mut state = self.state.lock().expect("never poisoned");
+            state.assigned.insert((topic.to_owned(), partition), Arc::new(assignment));
+        }
+        Ok(starts)
+    }
+
+    /// Waits for a database that is down, until told to stop.
+    async fn assign(&self, topic: &str, partition: i32) -> Result<Option<Assignment>> {
+        loop {
+            let (inbox, database) = (self.inbox.clone(), self.database.clone());
+            let (topic, owner) = (topic.to_owned(), self.owner.clone());
+            let assigning = tokio::spawn(async move {
+                let mut connection = database.connection().await?;
+                Ok::<_, Error>(inbox.assign(&mut *connection, &topic, partition, &owner).await?)
+            });
+            match assigning.await.expect("assigning does not panic") {
+                Ok(assignment) => return Ok(Some(assignment)),
+                Err(error) if error.is_transient() => tracing::warn!(%error, "waiting for the database"),
+                Err(error) => return Err(error),
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return Ok(None),
+                () = tokio::time::sleep(Duration::from_millis(500)) => {}
+            }
+        }
+    }
+
+    /// The assignment these records were read under, if it still is one. The record that was applied
+    /// last, read again, is compared and left out.
+    fn check(
+        &self,
+        topic: &str,
+        partition: i32,
+        mut records: Vec<Received>,
+    ) -> Result<Option<(Arc<Assignment>, Vec<Received>)>> {
+        let state = self.state.lock().expect("never poisoned");
+        let Some(assignment) = state.assigned.get(&(topic.to_owned(), partition)).cloned() else {
+            return Ok(None);
+        };
+        if let (Some(next), Some(first), Some(last_id)) =
+            (assignment.next_offset, records.first(), assignment.last_id)
+            && first.offset + 1 == next
+        {
+            if first.id != Some(last_id) {
+                return Err(Error::OtherTopic(format!(
+                    "partition {partition} of {topic:?} holds another event at offset {} than the one that was \
+                     applied from there: the topic was deleted and made anew; if that was meant, delete this \
+                     group's rows for it from inbox_partition",
+                    first.offset
+                )));
+            }
+            records.remove(0);
+        }
+        Ok((!records.is_empty()).then_some((assignment, records)))
+    }
+}
+
+/// Where to begin to read. One record before the watermark, to see that it is the one that was applied.
+fn begin_at(assignment: &Assignment, low: i64, high: i64, skip_expired: bool) -> Result<Offset> {
+    let Some(next) = assignment.next_offset else { return Ok(Offset::Beginning) };
+    let Assignment { topic, partition, .. } = assignment;
+    if next > high {
+        return Err(Error::OtherTopic(format!(
+            "partition {partition} of {topic:?} ends at offset {high}, but records up to {next} were applied: the \
+             topic was deleted and made anew, or the broker lost data; if that was meant, delete this group's rows \
+             for it from inbox_partition"
+        )));
+    }
+    if next < low && !skip_expired {
+        return Err(Error::OtherTopic(format!(
+            "partition {partition} of {topic:?} begins at offset {low}, but only records up to {next} were applied: \
+             the ones between have expired unread; `skip_expired` goes on without them"
+        )));
+    }
+    let check = assignment.last_id.is_some() && next > low;
+    Ok(Offset::Offset(if check { next - 1 } else { next.max(low) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    #[test]
+    fn reading_goes_on_where_the_database_is_and_stops_where_that_cannot_be() {
+        let at = |next_offset, last_id| Assignment {
+            topic: "orders".into(),
+            partition: 0,
+            epoch: 1,
+            next_offset,
+            last_id,
+        };
+        let id = Some(Uuid::from_u128(7));
+        let ok =
+            |assignment: Assignment, low, high| begin_at(&assignment, low, high, false).expect("goes on");
+        assert_eq!(ok(at(None, None), 5, 9), Offset::Beginning);
+        assert_eq!(ok(at(Some(7), id), 5, 9), Offset::Offset(6));
+        assert_eq!(ok(at(Some(7), None), 5, 9), Offset::Offset(7));
+        assert_eq!(ok(at(Some(9), id), 9, 9), Offset::Offset(9), "the last one applied has expired");
+        let error = begin_at(&at(Some(10), id), 5, 9, false).expect_err("another topic");
+        assert!(error.to_string().contains("ends at offset 9"), "{error}");
+        let error = begin_at(&at(Some(3), id), 5, 9, false).expect_err("a gap");
+        assert!(error.to_string().contains("expired unread"), "{error}");
+        assert_eq!(begin_at(&at(Some(3), id), 5, 9, true).expect("skips"), Offset::Offset(5));
+    }
+}

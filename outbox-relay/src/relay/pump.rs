@@ -1,0 +1,382 @@
+//! Publishing, while the lease is held.
+//!
+//! One task owns the window and is never blocked: pages arrive from the reader's task, deliveries from
+//! the producer's thread, and acknowledging runs in a task of its own, one at a time. What became
+//! done while one was under way goes into the next: no timer decides how large they are, only how
+//! soon one may follow another.
+
+use super::lead::Lead;
+use super::{Relay, RelaySettings, whole};
+use crate::error::Result;
+use crate::event::{Event, Key, Page};
+use crate::lease::now;
+use crate::route::Router;
+use crate::sink::{Delivery, Failure, Sink};
+use crate::source::{Ack, Source};
+use crate::stats::Stats;
+use crate::tail::Tails;
+use crate::window::{Origin, Ticket, Window};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// How often to look for released keys, while any key is parked.
+const LOOK_AT_PARKED_EVERY: Duration = Duration::from_millis(500);
+
+pub(super) struct Pump<'a> {
+    source: Arc<dyn Source>,
+    sink: &'a mut dyn Sink,
+    settings: &'a RelaySettings,
+    stats: &'a Stats,
+    lead: &'a Lead,
+    router: Router,
+    window: Window,
+    tails: Tails,
+    /// Events found in the topics, not read from the source yet.
+    found: HashSet<Uuid>,
+    parked: HashSet<Key>,
+    /// When to send again what failed.
+    again: BinaryHeap<Reverse<(Instant, Ticket)>>,
+    /// Since when the topics of these are refused.
+    refused: HashMap<Ticket, Instant>,
+    acknowledging: Option<JoinHandle<Result<()>>>,
+    acknowledged_at: Instant,
+    looked_at_parked: Instant,
+}
+
+impl<'a> Pump<'a> {
+    /// Publishes until told to stop, or until something breaks.
+    pub(super) async fn run(relay: &'a mut Relay, lead: &'a Lead, stop: &CancellationToken) -> Result<()> {
+        let (source, epoch) = (relay.source.clone(), lead.epoch);
+        let resuming = source.clone();
+        let resumed = whole(async move { resuming.resume(epoch).await }).await?;
+        let found = relay.sink.ids_since(&resumed.tail).await?;
+        if !found.is_empty() {
+            tracing::info!(events = found.len(), "found in the topics, beyond what is acknowledged");
+        }
+        let (pages_in, mut pages) = mpsc::channel(1);
+        let reader = tokio::spawn(read(source.clone(), relay.settings.page_events, pages_in));
+        let mut pump = Self {
+            source,
+            sink: relay.sink.as_mut(),
+            settings: &relay.settings,
+            stats: &relay.stats,
+            lead,
+            router: Router::new(relay.settings.routes.clone()),
+            window: Window::default(),
+            tails: Tails::new(resumed.tail),
+            found,
+            parked: resumed.parked,
+            again: BinaryHeap::new(),
+            refused: HashMap::new(),
+            acknowledging: None,
+            acknowledged_at: Instant::now(),
+            looked_at_parked: Instant::now(),
+        };
+        let result = pump.publish(&mut pages, stop).await;
+        let acknowledging = pump.acknowledging.take();
+        // The reader must be gone before anybody resumes: it moves the source's reading on.
+        drop(pages);
+        reader.await.expect("the reader does not panic");
+        if let Some(last) = acknowledging {
+            let last = last.await.expect("acknowledging does not panic");
+            return result.and(last);
+        }
+        result
+    }
+
+    async fn publish(
+        &mut self,
+        pages: &mut mpsc::Receiver<Result<Page>>,
+        stop: &CancellationToken,
+    ) -> Result<()> {
+        let mut deliveries = Vec::new();
+        let mut leave_at = None;
+        loop {
+            if self.lead.lost.is_cancelled() || self.lead.trust.left(now()).is_zero() {
+                return Err(self.lead.fenced(self.source.as_ref()));
+            }
+            self.send_again();
+            self.look_at_parked().await?;
+            self.acknowledge();
+            self.stats.in_window.set(self.window.undone());
+            let idle = self.window.len() == 0 && self.acknowledging.is_none();
+            if leave_at.is_some_and(|at| idle || at <= Instant::now()) {
+                return Ok(());
+            }
+            let room = leave_at.is_none()
+                && self.window.len() < self.settings.window_events
+                && self.window.bytes() < self.settings.window_bytes;
+            let wake_at = self.wake_at(leave_at);
+            tokio::select! {
+                () = self.lead.lost.cancelled() => {}
+                delivered = self.sink.deliveries(&mut deliveries) => {
+                    delivered?;
+                    self.settle(&mut deliveries);
+                }
+                page = pages.recv(), if room => match page {
+                    Some(page) => self.admit(page?).await?,
+                    None => return Err(self.lead.fenced(self.source.as_ref())),
+                },
+                done = finished(&mut self.acknowledging) => {
+                    self.acknowledging = None;
+                    done?;
+                    self.stats.acknowledgements.add(1);
+                }
+                () = stop.cancelled(), if leave_at.is_none() => {
+                    leave_at = Some(Instant::now() + self.settings.drain);
+                }
+                () = tokio::time::sleep_until(wake_at) => {}
+            }
+        }
+    }
+
+    /// The next moment at which something is to be done though nothing happens.
+    fn wake_at(&self, leave_at: Option<Instant>) -> Instant {
+        let mut at = Instant::now() + Duration::from_secs(1);
+        if self.window.can_advance() && self.acknowledging.is_none() {
+            at = at.min(self.acknowledged_at + self.source.acknowledge_every());
+        }
+        if !self.parked.is_empty() {
+            at = at.min(
+                (self.looked_at_parked + LOOK_AT_PARKED_EVERY)
+                    .max(Instant::now() + Duration::from_millis(20)),
+            );
+        }
+        if let Some(Reverse((due, _))) = self.again.peek() {
+            at = at.min(*due);
+        }
+        leave_at.map_or(at, |leave| at.min(leave))
+    }
+
+    async fn admit(&mut self, page: Page) -> Result<()> {
+        for event in page.events {
+            self.admit_one(event, Origin::Source).await?;
+        }
+        if let Some(mark) = page.mark {
+            self.window.admit_mark(mark);
+        }
+        Ok(())
+    }
+
+    async fn admit_one(&mut self, event: Event, origin: Origin) -> Result<()> {
+        if !self.found.is_empty() && self.found.remove(&event.id) {
+            self.stats.already_there.add(1);
+            self.window.admit_done(origin);
+            return Ok(());
+        }
+        if !self.parked.is_empty() && self.parked.contains(&event.key()) {
+            self.park(&event, origin, "its key is parked".into());
+            return Ok(());
+        }
+        let topic = match self.router.route(&event) {
+            Ok(topic) => topic,
+            Err(reason) => {
+                self.park(&event, origin, reason);
+                return Ok(());
+            }
+        };
+        if !self.tails.now.knows(topic) {
+            let topic = topic.to_owned();
+            self.open(&topic).await?;
+        }
+        if let Some(ticket) = self.window.admit(event, origin) {
+            self.send(ticket);
+        }
+        Ok(())
+    }
+
+    fn park(&mut self, event: &Event, origin: Origin, reason: String) {
+        self.parked.insert(event.key());
+        self.stats.parked.add(1);
+        self.window.admit_parked(event, origin, reason);
+    }
+
+    /// Makes durable where a topic ends, before the first event is sent to it: after a crash that is
+    /// where to look for it.
+    async fn open(&mut self, topic: &str) -> Result<()> {
+        let ends = self.sink.ends(topic).await?;
+        self.tails.open(topic, &ends);
+        if let Some(running) = self.acknowledging.take() {
+            running.await.expect("acknowledging does not panic")?;
+        }
+        let ack = Ack { tail: self.tails.safe(self.window.first_unmarked()), ..Ack::default() };
+        let (source, epoch) = (self.source.clone(), self.lead.epoch);
+        whole(async move { source.acknowledge(epoch, &ack).await }).await
+    }
+
+    /// Sends an event, and if it is refused at once, what may be sent instead.
+    fn send(&mut self, ticket: Ticket) {
+        let mut next = Some(ticket);
+        while let Some(ticket) = next.take() {
+            let Some(event) = self.window.event(ticket) else { return };
+            next = match self.router.record(event) {
+                Ok(record) => match self.sink.send(ticket, &record) {
+                    Ok(()) => None,
+                    Err(failure) => self.failed(ticket, failure),
+                },
+                Err(reason) => self.rejected(ticket, &reason),
+            };
+        }
+    }
+
+    fn send_again(&mut self) {
+        let now = Instant::now();
+        while let Some(Reverse((due, ticket))) = self.again.peek().copied() {
+            if due > now {
+                return;
+            }
+            self.again.pop();
+            self.send(ticket);
+        }
+    }
+
+    fn settle(&mut self, deliveries: &mut Vec<Delivery>) {
+        for Delivery { ticket, result } in deliveries.drain(..) {
+            let next = match result {
+                Ok((partition, offset)) => self.delivered(ticket, partition, offset),
+                Err(failure) => self.failed(ticket, failure),
+            };
+            if let Some(next) = next {
+                self.send(next);
+            }
+        }
+    }
+
+    fn delivered(&mut self, ticket: Ticket, partition: i32, offset: i64) -> Option<Ticket> {
+        if let Some(event) = self.window.event(ticket) {
+            if let Ok(topic) = self.router.route(event) {
+                self.tails.now.delivered(topic, partition, offset);
+            }
+            self.stats.published.add(1);
+            self.stats.last_written_ms.set_i64(event.created_at);
+        }
+        if !self.refused.is_empty() {
+            self.refused.remove(&ticket);
+        }
+        self.window.acknowledged(ticket)
+    }
+
+    fn failed(&mut self, ticket: Ticket, failure: Failure) -> Option<Ticket> {
+        let reason = match failure {
+            Failure::Rejected(reason) => return self.rejected(ticket, &reason),
+            Failure::Refused(reason) => {
+                let since = *self.refused.entry(ticket).or_insert_with(Instant::now);
+                if since.elapsed() >= self.settings.refused_for {
+                    self.refused.remove(&ticket);
+                    return self.rejected(ticket, &reason);
+                }
+                reason
+            }
+            Failure::Unknown(reason) => reason,
+        };
+        let attempts = self.window.failed(ticket)?;
+        self.stats.retried.add(1);
+        tracing::debug!(ticket, attempts, reason, "will be sent again");
+        let pause = Duration::from_millis(50) * 2_u32.pow(attempts.min(7) - 1);
+        self.again.push(Reverse((Instant::now() + pause, ticket)));
+        None
+    }
+
+    fn rejected(&mut self, ticket: Ticket, reason: &str) -> Option<Ticket> {
+        let event = self.window.event(ticket)?;
+        tracing::warn!(id = %event.id, key = %event.key(), reason, "parked, with the later events of its key");
+        self.parked.insert(event.key());
+        let before = self.window.undone();
+        let next = self.window.rejected(ticket, reason);
+        self.stats.parked.add((before - self.window.undone()) as u64);
+        next
+    }
+
+    /// Begins to make durable what became done, unless that is under way.
+    fn acknowledge(&mut self) {
+        let due = self.acknowledged_at + self.source.acknowledge_every() <= Instant::now();
+        if self.acknowledging.is_some() || !due || !self.window.can_advance() {
+            return;
+        }
+        let frontier = self.window.advance();
+        if frontier.is_empty() {
+            return;
+        }
+        self.stats.released.add(frontier.released.len() as u64);
+        self.tails.mark(self.window.next_ticket());
+        let tail = if self.window.first_unmarked() == self.window.next_ticket() {
+            self.tails.now.clone()
+        } else {
+            self.tails.safe(self.window.first_unmarked())
+        };
+        let ack = Ack { mark: frontier.mark, tail, parks: frontier.parks, released: frontier.released };
+        let (source, epoch) = (self.source.clone(), self.lead.epoch);
+        self.acknowledging = Some(tokio::spawn(async move { source.acknowledge(epoch, &ack).await }));
+        self.acknowledged_at = Instant::now();
+    }
+
+    /// Learns what operators decided about parked keys. Only while the parked rows are as this relay
+    /// knows them: nothing set aside that is not durable yet.
+    async fn look_at_parked(&mut self) -> Result<()> {
+        let due = self.looked_at_parked + LOOK_AT_PARKED_EVERY <= Instant::now();
+        let durable = self.acknowledging.is_none() && !self.window.has_parks();
+        if self.parked.is_empty() || !due || !durable || self.window.has_released() {
+            return Ok(());
+        }
+        self.looked_at_parked = Instant::now();
+        let (source, limit) = (self.source.clone(), self.settings.page_events);
+        let parked = whole(async move { source.parked(limit).await }).await?;
+        self.parked = parked.keys;
+        if parked.complete
+            && let Some(event) = parked.released.first()
+        {
+            self.parked.remove(&event.key());
+        }
+        self.stats.parked_keys.set(self.parked.len());
+        for event in parked.released {
+            let origin = Origin::Released(event.seq);
+            self.release(event, origin).await?;
+        }
+        Ok(())
+    }
+
+    /// As [`Self::admit_one`], but for an event whose key may be parked still because of later ones.
+    async fn release(&mut self, event: Event, origin: Origin) -> Result<()> {
+        let key = event.key();
+        let parked = self.parked.remove(&key);
+        self.admit_one(event, origin).await?;
+        if parked {
+            self.parked.insert(key);
+        }
+        Ok(())
+    }
+}
+
+/// Reads ahead, a page at a time, until nobody takes pages any more.
+async fn read(source: Arc<dyn Source>, limit: usize, pages: mpsc::Sender<Result<Page>>) {
+    loop {
+        let page = source.read(limit).await;
+        if page.as_ref().is_ok_and(|page| page.events.is_empty() && page.mark.is_none()) {
+            tokio::select! {
+                biased;
+                () = pages.closed() => return,
+                () = source.wait() => {}
+            }
+            continue;
+        }
+        let failed = page.is_err();
+        if pages.send(page).await.is_err() || failed {
+            return;
+        }
+    }
+}
+
+/// Waits for the task, for ever if there is none.
+async fn finished(task: &mut Option<JoinHandle<Result<()>>>) -> Result<()> {
+    match task {
+        Some(task) => task.await.expect("acknowledging does not panic"),
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,165 @@
+//! Which topic an event goes to, and what its record looks like there.
+
+mod cloudevents;
+#[cfg(test)]
+mod tests;
+mod trace;
+
+use crate::event::Event;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+/// A record, borrowed from its event.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// The topic.
+    pub topic: &'a str,
+    /// The key: the aggregate's id.
+    pub key: &'a str,
+    /// The value; `None` is a tombstone.
+    pub value: Option<Cow<'a, [u8]>>,
+    /// The headers, in order. The first is always the event's `id`.
+    pub headers: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    /// When the event was written, in milliseconds since the Unix epoch; `None` lets the broker say.
+    pub timestamp: Option<i64>,
+}
+
+/// How an event is written as a record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// As Debezium's outbox event router does: the payload as it is, the event's id in the header `id`.
+    #[default]
+    Debezium,
+    /// A CloudEvent in binary mode: the payload as it is, the attributes in headers `ce_…`.
+    CloudeventsBinary,
+    /// A CloudEvent in structured mode: one JSON document with the payload inside.
+    CloudeventsStructured,
+}
+
+/// Where the events of one aggregate type go.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// The topic; by default made by the rule of [`Routes::topic`].
+    pub topic: Option<String>,
+    /// How they are written; by default as [`Routes::format`] says.
+    pub format: Option<Format>,
+}
+
+/// Where all events go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Routes {
+    /// The topic's name; `{aggregatetype}` stands for the event's aggregate type.
+    pub topic: String,
+    /// How events are written.
+    pub format: Format,
+    /// What CloudEvents call their source, a URI reference.
+    pub source: String,
+    /// Exceptions by aggregate type.
+    pub by_aggregate_type: HashMap<String, Route>,
+}
+
+impl Default for Routes {
+    fn default() -> Self {
+        Self {
+            topic: "outbox.event.{aggregatetype}".into(),
+            format: Format::default(),
+            source: "/outbox".into(),
+            by_aggregate_type: HashMap::new(),
+        }
+    }
+}
+
+/// Aggregate types whose topics are remembered; services have a handful.
+const REMEMBERED_MAX: usize = 10_000;
+
+/// Turns events into records.
+#[derive(Debug)]
+pub(crate) struct Router {
+    routes: Routes,
+    known: HashMap<String, Result<(String, Format), String>>,
+}
+
+impl Router {
+    pub(crate) fn new(routes: Routes) -> Self {
+        Self { routes, known: HashMap::new() }
+    }
+
+    /// Finds out where the event goes, so that [`Router::record`] can answer it.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot go anywhere: it is to be parked.
+    pub(crate) fn route(&mut self, event: &Event) -> Result<&str, String> {
+        if let Some(defect) = &event.defect {
+            return Err(defect.clone());
+        }
+        if !self.known.contains_key(&event.aggregate_type) {
+            if self.known.len() >= REMEMBERED_MAX {
+                self.known.clear();
+            }
+            let found = find(&self.routes, &event.aggregate_type);
+            self.known.insert(event.aggregate_type.clone(), found);
+        }
+        self.known[&event.aggregate_type].as_ref().map(|(topic, _)| topic.as_str()).map_err(String::clone)
+    }
+
+    /// The event's record.
+    ///
+    /// # Errors
+    ///
+    /// As [`Router::route`].
+    pub(crate) fn record<'a>(&'a mut self, event: &'a Event) -> Result<Record<'a>, String> {
+        self.route(event)?;
+        let (topic, format) = self.known[&event.aggregate_type].as_ref().map_err(String::clone)?;
+        Ok(match format {
+            Format::Debezium => plain(topic, event),
+            Format::CloudeventsBinary => cloudevents::binary(topic, &self.routes.source, event),
+            Format::CloudeventsStructured => cloudevents::structured(topic, &self.routes.source, event),
+        })
+    }
+}
+
+fn find(routes: &Routes, aggregate_type: &str) -> Result<(String, Format), String> {
+    let route = routes.by_aggregate_type.get(aggregate_type);
+    let topic = route
+        .and_then(|route| route.topic.clone())
+        .unwrap_or_else(|| routes.topic.replace("{aggregatetype}", aggregate_type));
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if topic.is_empty() || topic.len() > 249 || topic == "." || topic == ".." || !topic.chars().all(legal) {
+        return Err(format!("{topic:?} cannot be the name of a topic"));
+    }
+    Ok((topic, route.and_then(|route| route.format).unwrap_or(routes.format)))
+}
+
+fn plain<'a>(topic: &'a str, event: &'a Event) -> Record<'a> {
+    let mut headers = common_headers(event);
+    headers.push(("eventType".into(), event.event_type.as_str().into()));
+    if let Some(number) = event.key_seq {
+        headers.push(("sequence".into(), number.to_string().into()));
+    }
+    let trace = event.trace.iter().flat_map(|trace| trace::properties(trace));
+    headers.extend(trace.map(|(name, value)| (name.into(), value)));
+    Record {
+        topic,
+        key: &event.aggregate_id,
+        value: event.payload.as_deref().map(Cow::Borrowed),
+        headers,
+        timestamp: timestamp(event),
+    }
+}
+
+/// The id, and what the writer gave.
+fn common_headers(event: &Event) -> Vec<(Cow<'_, str>, Cow<'_, str>)> {
+    let mut headers = Vec::with_capacity(event.headers.len() + 5);
+    headers.push(("id".into(), event.id.hyphenated().to_string().into()));
+    headers.extend(event.headers.iter().map(|(name, value)| (name.as_str().into(), value.as_str().into())));
+    headers
+}
+
+fn timestamp(event: &Event) -> Option<i64> {
+    (event.created_at > 0).then_some(event.created_at)
+}

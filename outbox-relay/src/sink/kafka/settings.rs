@@ -1,0 +1,155 @@
+//! What the producer is told, and why.
+
+use crate::error::{Error, Result};
+use rdkafka::ClientConfig;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How to reach the cluster and how to produce.
+#[derive(Clone)]
+pub struct KafkaSettings {
+    /// `host:port,…`.
+    pub brokers: String,
+    /// For how long a record may be tried. Must be below the relay's lease, so that a relay that lost
+    /// it has nothing left to send when the next one reads the topic's tail.
+    pub message_timeout: Duration,
+    /// The largest queue of records in the producer, in kibibytes.
+    pub queue_kib: u32,
+    /// Anything else librdkafka understands: `security.protocol`, `sasl.mechanism`, `sasl.username`,
+    /// `ssl.ca.location`, `compression.type`, `linger.ms`, …
+    pub properties: BTreeMap<String, String>,
+}
+
+/// What makes the relay's promises hold; a property of one of these names is refused.
+const FIXED: [(&str, &str); 3] = [
+    ("acks", "all"),
+    ("enable.idempotence", "true"),
+    // Failed records are retried here, under the key's fence, when it is known that they failed.
+    ("enable.gapless.guarantee", "false"),
+];
+
+impl KafkaSettings {
+    /// The default settings for these brokers.
+    pub fn new(brokers: impl Into<String>) -> Self {
+        Self {
+            brokers: brokers.into(),
+            message_timeout: Duration::from_secs(6),
+            queue_kib: 16 * 1024,
+            properties: BTreeMap::new(),
+        }
+    }
+
+    /// Sets one of librdkafka's properties.
+    pub fn property(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.properties.insert(name.into(), value.into());
+        self
+    }
+
+    /// The settings shared by everything that talks to this cluster.
+    pub(crate) fn client(&self) -> Result<ClientConfig> {
+        if self.brokers.trim().is_empty() {
+            return Err(Error::Config("kafka: no brokers are given, host:port,…".into()));
+        }
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.brokers).set("client.id", "outbox-relay");
+        for (name, value) in &self.properties {
+            if FIXED.iter().any(|(fixed, _)| fixed == name) || name == "message.timeout.ms" {
+                return Err(Error::Config(format!(
+                    "kafka: {name:?} cannot be set: the relay's guarantees rest on it"
+                )));
+            }
+            config.set(name, value);
+        }
+        Ok(config)
+    }
+
+    pub(super) fn producer(&self) -> Result<ClientConfig> {
+        let mut config = ClientConfig::new();
+        config
+            .set("partitioner", "murmur2_random")
+            .set("linger.ms", "0")
+            .set("queue.buffering.max.messages", "200000")
+            .set("queue.buffering.max.kbytes", self.queue_kib.to_string());
+        for (name, value) in self.client()?.config_map() {
+            config.set(name, value);
+        }
+        for (name, value) in FIXED {
+            config.set(name, value);
+        }
+        config.set("message.timeout.ms", self.message_timeout.as_millis().to_string());
+        Ok(config)
+    }
+
+    /// A consumer that belongs to no group, with the same way to the cluster.
+    pub(crate) fn reader(&self) -> Result<ClientConfig> {
+        const PRODUCERS_ONLY: [&str; 8] = [
+            "partitioner",
+            "linger.ms",
+            "compression.type",
+            "compression.codec",
+            "batch.size",
+            "batch.num.messages",
+            "queue.buffering.max.messages",
+            "queue.buffering.max.kbytes",
+        ];
+        let mut config = self.client()?;
+        for name in PRODUCERS_ONLY {
+            config.remove(name);
+        }
+        config
+            .set("group.id", "outbox-relay-reader")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "earliest")
+            .set("isolation.level", "read_uncommitted")
+            .set("enable.partition.eof", "true")
+            .set("queued.max.messages.kbytes", "16384");
+        Ok(config)
+    }
+}
+
+impl std::fmt::Debug for KafkaSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let shown: BTreeMap<&str, &str> = self
+            .properties
+            .iter()
+            .map(|(name, value)| (name.as_str(), if is_secret(name) { "***" } else { value }))
+            .collect();
+        f.debug_struct("KafkaSettings")
+            .field("brokers", &self.brokers)
+            .field("message_timeout", &self.message_timeout)
+            .field("queue_kib", &self.queue_kib)
+            .field("properties", &shown)
+            .finish()
+    }
+}
+
+/// Whether the value of a property of this name must not be shown.
+pub(crate) fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["password", "secret", "token", "key.pem", "jaas", "sasl.oauthbearer.config"]
+        .iter()
+        .any(|part| name.contains(part))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_promises_rest_on_cannot_be_changed_and_secrets_are_not_shown() {
+        let settings = KafkaSettings::new("localhost:9092").property("acks", "1");
+        let error = settings.producer().expect_err("refused");
+        assert_eq!(error.to_string(), "kafka: \"acks\" cannot be set: the relay's guarantees rest on it");
+        let settings = KafkaSettings::new("b:1")
+            .property("sasl.password", "hunter2")
+            .property("ssl.key.password", "hunter2")
+            .property("linger.ms", "3");
+        let shown = format!("{settings:?}");
+        assert!(!shown.contains("hunter2") && shown.contains("linger.ms"), "{shown}");
+        let config = settings.producer().expect("sound");
+        assert_eq!(config.get("linger.ms"), Some("3"));
+        assert_eq!(config.get("partitioner"), Some("murmur2_random"));
+        KafkaSettings::new(" ").producer().expect_err("no brokers");
+    }
+}

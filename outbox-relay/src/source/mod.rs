@@ -1,0 +1,147 @@
+//! Where events come from: an outbox table, and the relay's own row beside it.
+
+pub mod postgres;
+pub mod sqlite;
+
+pub use postgres::PostgresSource;
+pub use sqlite::SqliteSource;
+
+use crate::error::{Error, Result};
+use crate::event::{Event, Key, Mark, Page, Park};
+use crate::lease::LeaseRow;
+use crate::tail::Tail;
+use async_trait::async_trait;
+use std::collections::HashSet;
+use std::time::Duration;
+
+/// What the relay makes durable in one transaction.
+#[derive(Clone, Debug, Default)]
+pub struct Ack {
+    /// Every event up to here is done.
+    pub mark: Option<Mark>,
+    /// From where on the topics may hold events that are not acknowledged here.
+    pub tail: Tail,
+    /// Events set aside.
+    pub parks: Vec<Park>,
+    /// Parked rows, by number, whose events have been published.
+    pub released: Vec<i64>,
+}
+
+/// What an earlier relay, or this one, left behind.
+#[derive(Clone, Debug, Default)]
+pub struct Resumed {
+    /// The tail of the last acknowledgement.
+    pub tail: Tail,
+    /// The keys with parked events.
+    pub parked: HashSet<Key>,
+}
+
+/// Parked keys as they are now, and the events of one that an operator has released.
+#[derive(Clone, Debug, Default)]
+pub struct ParkedNow {
+    /// The keys with parked events.
+    pub keys: HashSet<Key>,
+    /// The oldest parked events of one released key, in order.
+    pub released: Vec<Event>,
+    /// Whether these are all of that key.
+    pub complete: bool,
+}
+
+/// An outbox, as a relay sees it.
+///
+/// Events are read in an order that keeps the order of each key whose writers take turns. Reading
+/// goes ahead of acknowledging and is not durable; [`Source::resume`] goes back to what is. Methods
+/// that change anything are conditional on the epoch and answer
+/// [`Error::Fenced`](crate::Error::Fenced) when it is not the current one. Each method runs to its
+/// end in a task of its own: dropping the future that waits for it cancels nothing.
+#[async_trait]
+pub trait Source: Send + Sync + 'static {
+    /// The outbox's name, for people.
+    fn name(&self) -> &str;
+
+    /// The shortest time between two acknowledgements.
+    fn acknowledge_every(&self) -> Duration;
+
+    /// Checks the tables and makes the relay's row.
+    async fn prepare(&self) -> Result<()>;
+
+    /// The lease as it is now.
+    async fn lease(&self) -> Result<LeaseRow>;
+
+    /// Takes the lease over if it is still as it was seen; answers the new epoch.
+    async fn take(&self, seen: &LeaseRow, holder: &str) -> Result<Option<i64>>;
+
+    /// Raises the renewal counter.
+    async fn renew(&self, epoch: i64) -> Result<()>;
+
+    /// Gives the lease up, so that another may take it at once.
+    async fn give_up(&self, epoch: i64) -> Result<()>;
+
+    /// Goes back to what was acknowledged last.
+    async fn resume(&self, epoch: i64) -> Result<Resumed>;
+
+    /// The next events in order, at most `limit`, fewer if they are large. An empty page if there are
+    /// none now: then [`Source::wait`].
+    async fn read(&self, limit: usize) -> Result<Page>;
+
+    /// Returns when there may be new events.
+    async fn wait(&self);
+
+    /// Makes durable that events are done, set aside, or published after release.
+    async fn acknowledge(&self, epoch: i64, ack: &Ack) -> Result<()>;
+
+    /// Removes a batch of rows that are done; answers how many. Answers 0 when there are none, and
+    /// when removing them would only leave dead rows that nobody can clean.
+    async fn sweep(&self, epoch: i64) -> Result<u64>;
+
+    /// The parked keys, and at most `limit` events of one that was released.
+    async fn parked(&self, limit: usize) -> Result<ParkedNow>;
+}
+
+/// The size of the next page, so that one holds about as many bytes as it may.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PageSize(usize);
+
+impl Default for PageSize {
+    fn default() -> Self {
+        Self(64)
+    }
+}
+
+impl PageSize {
+    const BYTES: usize = 2 << 20;
+
+    /// Rows to ask for.
+    pub(crate) fn rows(self, limit: usize) -> usize {
+        self.0.min(limit).max(1)
+    }
+
+    /// Learns from a page: grows fast to the size that the rows' average allows.
+    pub(crate) fn learn(&mut self, events: &[Event]) {
+        let bytes: usize = events.iter().map(Event::bytes).sum();
+        if let Some(average) = bytes.checked_div(events.len()) {
+            self.0 = (Self::BYTES / average.max(1)).clamp(1, self.0 * 4);
+        }
+    }
+}
+
+/// Headers as they are stored: a JSON object of strings. Other values are published as JSON text,
+/// because writers in any language fill this column. What is no object is the row's defect.
+pub(crate) fn stored_headers(text: Option<&str>) -> (Vec<(String, String)>, Option<String>) {
+    let Some(text) = text else { return (Vec::new(), None) };
+    let as_text = |value| match value {
+        serde_json::Value::String(text) => text,
+        other => other.to_string(),
+    };
+    match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text) {
+        Ok(object) => (object.into_iter().map(|(name, value)| (name, as_text(value))).collect(), None),
+        Err(error) => (Vec::new(), Some(format!("the headers are no JSON object: {error}"))),
+    }
+}
+
+pub(crate) fn stored_tail(text: &str) -> Result<Tail> {
+    serde_json::from_str(text).map_err(|error| Error::Corrupt {
+        what: "the relay's stored tail".into(),
+        problem: error.to_string(),
+    })
+}

@@ -1,0 +1,179 @@
+//! An outbox in Postgres, read by the difference of two snapshots.
+//!
+//! # What is durable where
+//!
+//! The table is the truth: a row stays until Kafka has its event. `outbox.relay` holds the lease and
+//! the [cursor](cursor), moved only in statements that are conditional on the lease's epoch;
+//! `outbox.parked` names rows that are set aside. A row is *done* when the cursor has passed it and it
+//! is not parked; sweeping deletes done rows later, in batches, so the cursor moves by one small
+//! update and the table's dead rows do not pile up behind somebody's long transaction.
+//!
+//! Acknowledgements are committed without waiting for the disk. A crash of Postgres may so forget the
+//! last of them, always together with everything after it; then events are read again, and skipped
+//! because the topic's tail has them. The lease itself is taken with a full commit.
+//!
+//! # After a restore
+//!
+//! Transaction ids mean nothing in another cluster. The cursor holds the cluster's identifier; where
+//! it differs, the rows are stamped with a transaction of this cluster and the whole table is read.
+
+pub(crate) mod cursor;
+mod horizon;
+mod lease;
+mod poll;
+mod settle;
+mod table;
+
+pub use table::Table;
+
+use super::{Ack, ParkedNow, Resumed, Source};
+use crate::error::{Error, Result};
+use crate::event::Page;
+use crate::lease::LeaseRow;
+use async_trait::async_trait;
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use std::str::FromStr;
+use std::sync::Mutex;
+use std::time::Duration;
+use table::Statements;
+use tokio::sync::OnceCell;
+
+/// The outbox of a Postgres database.
+#[derive(Debug)]
+pub struct PostgresSource {
+    pool: PgPool,
+    table: Table,
+    statements: OnceCell<Statements>,
+    poll_every: Duration,
+    poll: tokio::sync::Mutex<poll::Poll>,
+    marks: Mutex<cursor::Marks>,
+    horizon: Mutex<horizon::Horizon>,
+}
+
+impl PostgresSource {
+    /// Connects to a database, `postgres://user@host/database`, whose tables are there
+    /// ([`outbox::migrate`]). The relay keeps at most four connections.
+    ///
+    /// # Errors
+    ///
+    /// If the URL is malformed or the database cannot be reached; the password is not repeated.
+    pub async fn connect(url: &str) -> Result<Self> {
+        let options = PgConnectOptions::from_str(url)
+            .map_err(|error| Error::Config(format!("the database URL is malformed: {error}")))?
+            .application_name("outbox-relay");
+        let shown =
+            format!("{}:{}/{}", options.get_host(), options.get_port(), options.get_database().unwrap_or(""));
+        let pool = PgPoolOptions::new()
+            .max_connections(4)
+            .acquire_timeout(Duration::from_secs(5))
+            .after_connect(|connection, _| {
+                Box::pin(async move {
+                    // The table may have been empty when it was last analysed: a planner that
+                    // believes it still is reads all of it for every tick.
+                    let settings = "SET enable_seqscan = off; SET jit = off; SET synchronous_commit = off; \
+                         SET idle_in_transaction_session_timeout = '10s'; SET statement_timeout = '60s'";
+                    sqlx::raw_sql(settings).execute(connection).await.map(drop)
+                })
+            })
+            .connect_with(options)
+            .await
+            .map_err(|error| Error::Config(format!("the database {shown} cannot be reached: {error}")))?;
+        Ok(Self::with_pool(pool))
+    }
+
+    /// Uses a pool of the caller's. Give it sessions of their own rather than those of a busy service.
+    pub fn with_pool(pool: PgPool) -> Self {
+        Self {
+            pool,
+            table: Table::default(),
+            statements: OnceCell::new(),
+            poll_every: Duration::from_millis(10),
+            poll: tokio::sync::Mutex::default(),
+            marks: Mutex::default(),
+            horizon: Mutex::default(),
+        }
+    }
+
+    /// Reads another table than `outbox.event`.
+    pub fn table(mut self, table: Table) -> Self {
+        self.table = table;
+        self
+    }
+
+    /// How long to wait between two looks for new events; 10 ms unless told.
+    pub fn poll_every(mut self, interval: Duration) -> Self {
+        self.poll_every = interval;
+        self
+    }
+
+    async fn statements(&self) -> Result<&Statements> {
+        self.statements
+            .get_or_try_init(|| async {
+                let mut connection = self.pool.acquire().await?;
+                Statements::fit(&mut connection, &self.table).await
+            })
+            .await
+    }
+
+    fn fenced(&self, epoch: i64) -> Error {
+        Error::Fenced { outbox: self.table.name.clone(), epoch }
+    }
+}
+
+#[async_trait]
+impl Source for PostgresSource {
+    fn name(&self) -> &str {
+        &self.table.name
+    }
+
+    fn acknowledge_every(&self) -> Duration {
+        Duration::from_millis(5)
+    }
+
+    async fn prepare(&self) -> Result<()> {
+        outbox::check_schema(&mut *self.pool.acquire().await?).await?;
+        self.statements().await?;
+        lease::make_row(self).await
+    }
+
+    async fn lease(&self) -> Result<LeaseRow> {
+        lease::look(self).await
+    }
+
+    async fn take(&self, seen: &LeaseRow, holder: &str) -> Result<Option<i64>> {
+        lease::take(self, seen, holder).await
+    }
+
+    async fn renew(&self, epoch: i64) -> Result<()> {
+        lease::renew(self, epoch).await
+    }
+
+    async fn give_up(&self, epoch: i64) -> Result<()> {
+        lease::give_up(self, epoch).await
+    }
+
+    async fn resume(&self, epoch: i64) -> Result<Resumed> {
+        poll::resume(self, epoch).await
+    }
+
+    async fn read(&self, limit: usize) -> Result<Page> {
+        poll::read(self, limit).await
+    }
+
+    async fn wait(&self) {
+        tokio::time::sleep(self.poll_every).await;
+    }
+
+    async fn acknowledge(&self, epoch: i64, ack: &Ack) -> Result<()> {
+        settle::acknowledge(self, epoch, ack).await
+    }
+
+    async fn sweep(&self, epoch: i64) -> Result<u64> {
+        settle::sweep(self, epoch).await
+    }
+
+    async fn parked(&self, limit: usize) -> Result<ParkedNow> {
+        settle::parked(self, limit).await
+    }
+}

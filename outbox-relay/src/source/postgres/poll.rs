@@ -1,0 +1,175 @@
+//! Reading ticks.
+
+use super::PostgresSource;
+use super::cursor::{Cursor, Marks, Snapshot};
+use crate::error::{Error, Result};
+use crate::event::{Event, Page};
+use crate::source::{PageSize, Resumed, stored_headers, stored_tail};
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, Row};
+
+/// Where reading stands, ahead of what is acknowledged.
+#[derive(Debug)]
+pub(super) struct Poll {
+    cursor: Cursor,
+    size: PageSize,
+}
+
+impl Default for Poll {
+    fn default() -> Self {
+        Self { cursor: Cursor::start(), size: PageSize::default() }
+    }
+}
+
+/// Goes back to the stored cursor, or to the beginning if it is another cluster's.
+pub(super) async fn resume(source: &PostgresSource, epoch: i64) -> Result<Resumed> {
+    let mut poll = source.poll.lock().await;
+    let mut tx = source.pool.begin().await?;
+    let row = sqlx::query(
+        "SELECT base::text, tick::text, tick_seq, tail::text AS tail, system_identifier, \
+             (SELECT system_identifier::text FROM pg_control_system()) AS here \
+         FROM outbox.relay WHERE outbox = $1 AND epoch = $2 FOR UPDATE",
+    )
+    .bind(&source.table.name)
+    .bind(epoch)
+    .fetch_optional(&mut *tx)
+    .await?
+    .ok_or_else(|| source.fenced(epoch))?;
+    let tail = stored_tail(row.try_get("tail")?)?;
+    let (stored, here): (Option<String>, String) = (row.try_get("system_identifier")?, row.try_get("here")?);
+    let mut cursor = stored_cursor(&row)?;
+    if stored.as_ref() != Some(&here) {
+        if stored.is_some() {
+            tracing::warn!(
+                outbox = source.table.name,
+                "this database was restored into another cluster: reading the whole outbox again"
+            );
+            sqlx::query(AssertSqlSafe(source.statements().await?.restamp.clone())).execute(&mut *tx).await?;
+        }
+        cursor = Cursor::start();
+        sqlx::query(
+            "UPDATE outbox.relay SET system_identifier = $2, base = NULL, tick = NULL, tick_seq = 0 WHERE outbox = $1",
+        )
+        .bind(&source.table.name)
+        .bind(here)
+        .execute(&mut *tx)
+        .await?;
+    }
+    tx.commit().await?;
+    *poll = Poll { cursor, size: PageSize::default() };
+    *source.marks.lock().expect("never poisoned") = Marks::default();
+    let parked = super::settle::parked_keys(source).await?;
+    Ok(Resumed { tail, parked })
+}
+
+fn stored_cursor(row: &PgRow) -> Result<Cursor> {
+    let snapshot = |text: String| text.parse::<Snapshot>().map_err(corrupt);
+    let base = row.try_get::<Option<String>, _>("base")?.map(snapshot).transpose()?;
+    let tick = row.try_get::<Option<String>, _>("tick")?.map(snapshot).transpose()?;
+    let seq = row.try_get("tick_seq")?;
+    Ok(Cursor { base: base.unwrap_or(Snapshot::nothing()), tick: tick.map(|tick| (tick, seq)) })
+}
+
+/// The next page: of the open tick, or the whole of a new one if it is small.
+pub(super) async fn read(source: &PostgresSource, limit: usize) -> Result<Page> {
+    let statements = source.statements().await?;
+    let mut poll = source.poll.lock().await;
+    let limit = poll.size.rows(limit);
+    loop {
+        let base = poll.cursor.base.clone();
+        let events = if let Some((end, after)) = poll.cursor.tick.clone() {
+            let events = read_page(source, &statements.page, &base, &end, after, limit).await?;
+            match events.last() {
+                Some(last) if events.len() == limit => poll.cursor.end_page(last.seq),
+                _ => poll.cursor.end_tick(end),
+            }
+            events
+        } else {
+            let (end, events) = read_tick(source, &statements.tick, &base, limit + 1).await?;
+            if events.len() > limit {
+                poll.cursor.tick = Some((end, 0));
+                continue;
+            }
+            poll.cursor.end_tick(end);
+            if events.is_empty() {
+                return Ok(Page::default());
+            }
+            events
+        };
+        if !events.is_empty() {
+            poll.size.learn(&events);
+            let mark = source.marks.lock().expect("never poisoned").set(poll.cursor.clone());
+            return Ok(Page { events, mark: Some(mark) });
+        }
+    }
+}
+
+/// What became visible between `base` and now, and the snapshot that is now. At most `limit` events,
+/// in order only if they are fewer.
+///
+/// The statement reads by the very snapshot that it answers: nothing can become visible in between.
+async fn read_tick(
+    source: &PostgresSource,
+    sql: &str,
+    base: &Snapshot,
+    limit: usize,
+) -> Result<(Snapshot, Vec<Event>)> {
+    let in_progress: Vec<String> = base.in_progress.iter().map(u64::to_string).collect();
+    let rows = sqlx::query(AssertSqlSafe(sql.to_owned()))
+        .bind(base.to_string())
+        .bind(in_progress)
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(&source.pool)
+        .await?;
+    let mut end = None;
+    let mut events = Vec::with_capacity(rows.len());
+    for row in &rows {
+        if let Some(text) = row.try_get::<Option<String>, _>("snapshot")? {
+            end = Some(text.parse::<Snapshot>().map_err(corrupt)?);
+        }
+        if row.try_get::<Option<i64>, _>("seq")?.is_some() {
+            events.push(event(row)?);
+        }
+    }
+    Ok((end.ok_or_else(|| corrupt("no snapshot was answered".into()))?, events))
+}
+
+async fn read_page(
+    source: &PostgresSource,
+    sql: &str,
+    base: &Snapshot,
+    end: &Snapshot,
+    after: i64,
+    limit: usize,
+) -> Result<Vec<Event>> {
+    let rows = sqlx::query(AssertSqlSafe(sql.to_owned()))
+        .bind(base.to_string())
+        .bind(end.to_string())
+        .bind(after)
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(&source.pool)
+        .await?;
+    rows.iter().map(event).collect()
+}
+
+/// One row of a [select list](super::table::Statements).
+pub(super) fn event(row: &PgRow) -> Result<Event> {
+    let (headers, defect) = stored_headers(row.try_get("headers")?);
+    Ok(Event {
+        id: row.try_get("id")?,
+        seq: row.try_get("seq")?,
+        aggregate_type: row.try_get("aggregatetype")?,
+        aggregate_id: row.try_get("aggregateid")?,
+        event_type: row.try_get("type")?,
+        payload: row.try_get("payload")?,
+        headers,
+        trace: row.try_get("trace")?,
+        key_seq: row.try_get("key_seq")?,
+        created_at: row.try_get::<Option<i64>, _>("created_at")?.unwrap_or_default(),
+        defect,
+    })
+}
+
+fn corrupt(problem: String) -> Error {
+    Error::Corrupt { what: "the relay's cursor".into(), problem }
+}

@@ -1,0 +1,244 @@
+//! The outbox table as it is: its name, its columns, and the statements that fit them.
+
+use crate::error::{Error, Result};
+use sqlx::{PgConnection, Row};
+use std::collections::HashMap;
+
+/// Which table holds the events, and what its columns are called.
+///
+/// The default is `outbox.event` as [`outbox::migrate`] makes it. A table made for Debezium works too;
+/// `id`, `aggregatetype`, `aggregateid`, `type` and `payload` must be there under some name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// `schema.table`.
+    pub name: String,
+    /// What a column is called here, by the name it has in `outbox.event`.
+    pub columns: HashMap<String, String>,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self { name: "outbox.event".into(), columns: HashMap::new() }
+    }
+}
+
+const REQUIRED: [&str; 5] = ["id", "aggregatetype", "aggregateid", "type", "payload"];
+const POLLING: [&str; 2] = ["seq", "xid"];
+const OPTIONAL: [&str; 4] = ["headers", "tracingspancontext", "key_seq", "created_at"];
+
+impl Table {
+    /// A table by its name, `schema.table`.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self { name: name.into(), ..Self::default() }
+    }
+
+    /// Says what one of `outbox.event`'s columns is called in this table.
+    pub fn column(mut self, standard: impl Into<String>, here: impl Into<String>) -> Self {
+        self.columns.insert(standard.into(), here.into());
+        self
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        let bad = |what: &str, text: &str| {
+            Err(Error::Config(format!(
+                "{what} {text:?} must be lower-case letters, digits and _, 63 at most"
+            )))
+        };
+        let parts: Vec<&str> = self.name.split('.').collect();
+        if parts.len() != 2 || !parts.iter().all(|part| is_identifier(part)) {
+            return bad("the outbox table's name, schema.table,", &self.name);
+        }
+        for (standard, here) in &self.columns {
+            if ![&REQUIRED[..], &POLLING, &OPTIONAL].concat().contains(&standard.as_str()) {
+                return Err(Error::Config(format!(
+                    "{standard:?} is no column of an outbox table that could be mapped"
+                )));
+            }
+            if !is_identifier(here) {
+                return bad("the column name", here);
+            }
+        }
+        Ok(())
+    }
+
+    fn here<'a>(&'a self, standard: &'a str) -> &'a str {
+        self.columns.get(standard).map_or(standard, String::as_str)
+    }
+}
+
+fn is_identifier(text: &str) -> bool {
+    let mut chars = text.chars();
+    chars.next().is_some_and(|c| c.is_ascii_lowercase() || c == '_')
+        && chars.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        && text.len() <= 63
+}
+
+/// The statements for one table. Identifiers in them are checked; values are parameters.
+#[derive(Clone, Debug)]
+pub(crate) struct Statements {
+    /// `$1` base, `$2` its transactions in progress, `$3` limit: the tick between base and the
+    /// statement's own snapshot, which the first row carries; one row of nulls if the tick is empty.
+    pub(crate) tick: String,
+    /// `$1` base, `$2` end, `$3` after, `$4` limit: a page of the tick between two snapshots.
+    pub(crate) page: String,
+    /// `$1` outbox, `$2` `$3` key, `$4` limit: a key's parked events.
+    pub(crate) parked: String,
+    /// `$1` base, `$2` outbox, `$3` limit: removes rows that are done.
+    pub(crate) sweep: String,
+    /// Stamps all rows with the current transaction, after a move to another cluster.
+    pub(crate) restamp: String,
+}
+
+impl Statements {
+    /// Reads the table's columns and fits the statements to them.
+    pub(crate) async fn fit(connection: &mut PgConnection, table: &Table) -> Result<Self> {
+        table.check()?;
+        let rows = sqlx::query(
+            "SELECT attname::text, atttypid::regtype::text FROM pg_attribute \
+             WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped",
+        )
+        .bind(&table.name)
+        .fetch_all(connection)
+        .await?;
+        let mut types = HashMap::new();
+        for row in rows {
+            types.insert(row.try_get::<String, _>(0)?, row.try_get::<String, _>(1)?);
+        }
+        Self::for_columns(table, &types)
+    }
+
+    fn for_columns(table: &Table, types: &HashMap<String, String>) -> Result<Self> {
+        let name = &table.name;
+        if types.is_empty() {
+            return Err(Error::Config(format!(
+                "there is no table {name}, or this role may not see it: run `outbox-relay migrate`, or name the \
+                 right table"
+            )));
+        }
+        for standard in REQUIRED {
+            let here = table.here(standard);
+            if !types.contains_key(here) {
+                return Err(Error::Config(format!("the outbox table {name} has no column {here:?}")));
+            }
+        }
+        for standard in POLLING {
+            let here = table.here(standard);
+            if !types.contains_key(here) {
+                return Err(Error::Config(format!(
+                    "the outbox table {name} has no column {here:?}, without which late commits cannot be found: \
+                     run `outbox-relay migrate`, which adds it"
+                )));
+            }
+        }
+        let events = select_list(table, types);
+        let (seq, xid) = (format!("e.{}", table.here("seq")), format!("e.{}", table.here("xid")));
+        let columns =
+            "seq, id, aggregatetype, aggregateid, type, payload, headers, trace, key_seq, created_at";
+        Ok(Self {
+            tick: format!(
+                "SELECT CASE WHEN row_number() OVER (ORDER BY t.seq) = 1 THEN now.snapshot END AS snapshot, t.* \
+                 FROM (SELECT pg_current_snapshot()::text AS snapshot) AS now LEFT JOIN LATERAL (\
+                     SELECT {columns} FROM (\
+                         (SELECT {events} FROM {name} AS e WHERE {xid} = ANY ($2::text[]::xid8[]) LIMIT $3) \
+                         UNION ALL \
+                         (SELECT {events} FROM {name} AS e WHERE {xid} >= pg_snapshot_xmax($1::pg_snapshot) LIMIT $3)\
+                     ) AS u LIMIT $3) AS t ON true ORDER BY t.seq"
+            ),
+            page: format!(
+                "SELECT {events} FROM {name} AS e WHERE {seq} > $3 AND pg_visible_in_snapshot({xid}, $2::pg_snapshot) \
+                     AND NOT pg_visible_in_snapshot({xid}, $1::pg_snapshot) ORDER BY {seq} LIMIT $4"
+            ),
+            parked: format!(
+                "SELECT {events} FROM {name} AS e JOIN outbox.parked AS p ON p.seq = {seq} \
+                 WHERE p.outbox = $1 AND p.aggregatetype = $2 AND p.aggregateid = $3 ORDER BY {seq} LIMIT $4"
+            ),
+            sweep: format!(
+                "DELETE FROM {name} WHERE ctid = ANY (ARRAY(SELECT e.ctid FROM {name} AS e \
+                 WHERE {xid} < pg_snapshot_xmax($1::pg_snapshot) AND pg_visible_in_snapshot({xid}, $1::pg_snapshot) \
+                     AND NOT EXISTS (SELECT FROM outbox.parked AS p WHERE p.outbox = $2 AND p.seq = {seq}) \
+                 ORDER BY {xid} LIMIT $3))"
+            ),
+            restamp: format!("UPDATE {name} SET {} = pg_current_xact_id()", table.here("xid")),
+        })
+    }
+}
+
+/// The columns of an event, under the names and in the types that reading expects.
+fn select_list(table: &Table, types: &HashMap<String, String>) -> String {
+    let has = |standard: &str| types.contains_key(table.here(standard));
+    let column = |standard: &str| format!("e.{}", table.here(standard));
+    let or_null = |standard: &str, kind: &str, expression: String| {
+        if has(standard) { expression } else { format!("NULL::{kind}") }
+    };
+    let payload = match types.get(table.here("payload")).map(String::as_str) {
+        Some("bytea") => column("payload"),
+        _ => format!("convert_to({}::text, 'UTF8')", column("payload")),
+    };
+    let headers = or_null("headers", "text", format!("{}::text", column("headers")));
+    let trace = or_null("tracingspancontext", "text", format!("{}::text", column("tracingspancontext")));
+    let key_seq = or_null("key_seq", "bigint", column("key_seq"));
+    let created_at = or_null(
+        "created_at",
+        "bigint",
+        format!("(extract(epoch FROM {}) * 1000)::bigint", column("created_at")),
+    );
+    format!(
+        "{} AS seq, {}::uuid AS id, {}::text AS aggregatetype, {}::text AS aggregateid, {}::text AS type, \
+         {payload} AS payload, {headers} AS headers, {trace} AS trace, {key_seq} AS key_seq, {created_at} AS created_at",
+        column("seq"),
+        column("id"),
+        column("aggregatetype"),
+        column("aggregateid"),
+        column("type"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn types(columns: &[(&str, &str)]) -> HashMap<String, String> {
+        columns.iter().map(|(name, kind)| ((*name).to_owned(), (*kind).to_owned())).collect()
+    }
+
+    const DEBEZIUM: [(&str, &str); 5] = [
+        ("id", "uuid"),
+        ("aggregatetype", "character varying"),
+        ("aggregateid", "character varying"),
+        ("type", "character varying"),
+        ("payload", "jsonb"),
+    ];
+
+    #[test]
+    fn a_debezium_table_is_told_what_it_lacks_and_read_as_it_is() {
+        let table = Table::named("public.outboxevent");
+        let error = Statements::for_columns(&table, &types(&DEBEZIUM)).expect_err("cannot be polled");
+        assert!(error.to_string().contains("no column \"seq\""), "{error}");
+
+        let mut columns = DEBEZIUM.to_vec();
+        columns.extend([("seq", "bigint"), ("xid", "xid8")]);
+        let sql = Statements::for_columns(&table, &types(&columns)).expect("fits");
+        assert!(sql.page.contains("convert_to(e.payload::text, 'UTF8') AS payload, NULL::text AS headers"));
+        columns.retain(|(name, _)| *name != "payload");
+        let error = Statements::for_columns(&table, &types(&columns)).expect_err("no payload");
+        assert_eq!(error.to_string(), "the outbox table public.outboxevent has no column \"payload\"");
+    }
+
+    #[test]
+    fn columns_may_have_other_names_but_no_sql_in_them() {
+        let table = Table::named("shop.events").column("aggregatetype", "topic_name");
+        let mut columns = DEBEZIUM.to_vec();
+        columns.extend([("topic_name", "text"), ("seq", "bigint"), ("xid", "xid8")]);
+        let sql = Statements::for_columns(&table, &types(&columns)).expect("fits");
+        assert!(sql.tick.contains("e.topic_name::text AS aggregatetype"));
+        for bad in [
+            Table::named("event"),
+            Table::named("a.b; drop table x"),
+            Table::named("Outbox.event"),
+            Table::default().column("id", "id\" --"),
+            Table::default().column("no_such", "x"),
+        ] {
+            bad.check().expect_err("refused");
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! An outbox in a SQLite file.
+//!
+//! SQLite has one writer at a time, so `seq` is the order of commits and `seq > cursor` misses
+//! nothing. Acknowledging deletes, in the transaction that moves the cursor; what is parked stays.
+//!
+//! Beside the file lies a lock file that the relay's process holds: the system frees it when the
+//! process dies, however it dies. A free lock therefore means a dead holder, and the lease is taken
+//! at once; a held one, of a process that may be frozen, falls under the lease's rule.
+
+use super::{Ack, PageSize, ParkedNow, Resumed, Source, stored_headers, stored_tail};
+use crate::error::{Error, Result};
+use crate::event::{Event, Key, Page};
+use crate::lease::LeaseRow;
+use async_trait::async_trait;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+};
+use sqlx::{Row, SqlitePool};
+use std::collections::HashSet;
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// The only outbox a file can hold.
+const OUTBOX: &str = "outbox_event";
+
+macro_rules! events {
+    ($from:literal) => {
+        concat!(
+            "SELECT e.seq, e.id, e.aggregatetype, e.aggregateid, e.type, e.payload, e.headers, ",
+            "e.tracingspancontext, e.key_seq, e.created_at FROM outbox_event AS e ",
+            $from
+        )
+    };
+}
+
+/// The outbox of a SQLite database file.
+#[derive(Debug)]
+pub struct SqliteSource {
+    pool: SqlitePool,
+    lock_path: PathBuf,
+    poll_every: Duration,
+    /// Held from the first look at the lease that finds it free.
+    lock: Mutex<Option<File>>,
+    reading: Mutex<Reading>,
+}
+
+#[derive(Debug, Default)]
+struct Reading {
+    after: i64,
+    page: PageSize,
+}
+
+impl SqliteSource {
+    /// Opens the outbox of an existing database file, in WAL mode with full synchronisation. The
+    /// tables must be there ([`outbox::migrate`]).
+    ///
+    /// # Errors
+    ///
+    /// If the file does not exist or cannot be opened.
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(Duration::from_secs(10));
+        let pool =
+            SqlitePoolOptions::new().max_connections(3).connect_with(options).await.map_err(|error| {
+                Error::Config(format!("the outbox file {} cannot be opened: {error}", path.display()))
+            })?;
+        let mut lock_path = path.as_os_str().to_owned();
+        lock_path.push("-relay");
+        Ok(Self {
+            pool,
+            lock_path: lock_path.into(),
+            poll_every: Duration::from_millis(10),
+            lock: Mutex::default(),
+            reading: Mutex::default(),
+        })
+    }
+
+    /// How long to wait between two looks for new events; 10 ms unless told.
+    pub fn poll_every(mut self, interval: Duration) -> Self {
+        self.poll_every = interval;
+        self
+    }
+
+    /// Whether this process holds the lock file now, or has just got it.
+    fn hold_lock(&self) -> bool {
+        let mut lock = self.lock.lock().expect("never poisoned");
+        if lock.is_none() {
+            let file = OpenOptions::new().create(true).truncate(false).write(true).open(&self.lock_path);
+            *lock = file.ok().filter(|file| file.try_lock().is_ok());
+        }
+        lock.is_some()
+    }
+
+    /// Another holds the lease. The lock is let go too, or it would pass for the death of that other.
+    fn fenced(&self, epoch: i64) -> Error {
+        self.lock.lock().expect("never poisoned").take();
+        Error::Fenced { outbox: OUTBOX.into(), epoch }
+    }
+}
+
+#[async_trait]
+impl Source for SqliteSource {
+    fn name(&self) -> &str {
+        OUTBOX
+    }
+
+    fn acknowledge_every(&self) -> Duration {
+        Duration::from_millis(25)
+    }
+
+    async fn prepare(&self) -> Result<()> {
+        outbox::check_schema(&mut *self.pool.acquire().await?).await?;
+        sqlx::query("INSERT INTO outbox_relay (outbox) VALUES (?1) ON CONFLICT DO NOTHING")
+            .bind(OUTBOX)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    async fn lease(&self) -> Result<LeaseRow> {
+        // The lock first: a holder seen in the row afterwards, with the lock in our hands, is dead
+        // or frozen out, and cannot have come later.
+        let holder_is_dead = self.hold_lock();
+        let row = sqlx::query("SELECT epoch, renewals, holder FROM outbox_relay WHERE outbox = ?1")
+            .bind(OUTBOX)
+            .fetch_one(&self.pool)
+            .await?;
+        Ok(LeaseRow {
+            epoch: row.try_get("epoch")?,
+            renewals: row.try_get("renewals")?,
+            holder: row.try_get("holder")?,
+            holder_is_dead,
+        })
+    }
+
+    async fn take(&self, seen: &LeaseRow, holder: &str) -> Result<Option<i64>> {
+        Ok(sqlx::query_scalar(
+            "UPDATE outbox_relay SET epoch = epoch + 1, renewals = 0, holder = ?1 \
+             WHERE outbox = ?2 AND epoch = ?3 AND renewals = ?4 RETURNING epoch",
+        )
+        .bind(holder)
+        .bind(OUTBOX)
+        .bind(seen.epoch)
+        .bind(seen.renewals)
+        .fetch_optional(&self.pool)
+        .await?)
+    }
+
+    async fn renew(&self, epoch: i64) -> Result<()> {
+        let renewed =
+            sqlx::query("UPDATE outbox_relay SET renewals = renewals + 1 WHERE outbox = ?1 AND epoch = ?2")
+                .bind(OUTBOX)
+                .bind(epoch)
+                .execute(&self.pool)
+                .await?;
+        if renewed.rows_affected() == 0 {
+            return Err(self.fenced(epoch));
+        }
+        self.hold_lock();
+        Ok(())
+    }
+
+    async fn give_up(&self, epoch: i64) -> Result<()> {
+        sqlx::query("UPDATE outbox_relay SET holder = NULL WHERE outbox = ?1 AND epoch = ?2")
+            .bind(OUTBOX)
+            .bind(epoch)
+            .execute(&self.pool)
+            .await?;
+        self.lock.lock().expect("never poisoned").take();
+        Ok(())
+    }
+
+    async fn resume(&self, epoch: i64) -> Result<Resumed> {
+        let row = sqlx::query("SELECT cursor, tail FROM outbox_relay WHERE outbox = ?1 AND epoch = ?2")
+            .bind(OUTBOX)
+            .bind(epoch)
+            .fetch_optional(&self.pool)
+            .await?
+            .ok_or_else(|| self.fenced(epoch))?;
+        let after = row.try_get("cursor")?;
+        *self.reading.lock().expect("never poisoned") = Reading { after, ..Reading::default() };
+        Ok(Resumed { tail: stored_tail(row.try_get("tail")?)?, parked: parked_keys(&self.pool).await? })
+    }
+
+    async fn read(&self, limit: usize) -> Result<Page> {
+        let (after, rows) = {
+            let reading = self.reading.lock().expect("never poisoned");
+            (reading.after, reading.page.rows(limit))
+        };
+        let rows = sqlx::query(events!("WHERE e.seq > ?1 ORDER BY e.seq LIMIT ?2"))
+            .bind(after)
+            .bind(i64::try_from(rows).unwrap_or(i64::MAX))
+            .fetch_all(&self.pool)
+            .await?;
+        let events = rows.iter().map(event).collect::<Result<Vec<_>>>()?;
+        let Some(last) = events.last() else { return Ok(Page::default()) };
+        let mut reading = self.reading.lock().expect("never poisoned");
+        reading.after = last.seq;
+        reading.page.learn(&events);
+        Ok(Page { mark: Some(last.seq.unsigned_abs()), events })
+    }
+
+    async fn wait(&self) {
+        tokio::time::sleep(self.poll_every).await;
+    }
+
+    async fn acknowledge(&self, epoch: i64, ack: &Ack) -> Result<()> {
+        let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let cursor: Option<i64> = sqlx::query_scalar(
+            "UPDATE outbox_relay SET cursor = max(cursor, coalesce(?3, cursor)), tail = ?4, \
+                 acknowledged_at = CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) \
+             WHERE outbox = ?1 AND epoch = ?2 RETURNING cursor",
+        )
+        .bind(OUTBOX)
+        .bind(epoch)
+        .bind(ack.mark.map(|seq| i64::try_from(seq).unwrap_or(i64::MAX)))
+        .bind(serde_json::to_string(&ack.tail).expect("a map of numbers is always JSON"))
+        .fetch_optional(&mut *tx)
+        .await?;
+        let cursor = cursor.ok_or_else(|| self.fenced(epoch))?;
+        for park in &ack.parks {
+            sqlx::query(
+                "INSERT INTO outbox_parked (outbox, seq, id, aggregatetype, aggregateid, reason) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
+                 ON CONFLICT (outbox, seq) DO UPDATE SET released = 0, reason = excluded.reason",
+            )
+            .bind(OUTBOX)
+            .bind(park.seq)
+            .bind(park.id.hyphenated())
+            .bind(&park.key.aggregate_type)
+            .bind(&park.key.aggregate_id)
+            .bind(&park.reason)
+            .execute(&mut *tx)
+            .await?;
+        }
+        for seq in &ack.released {
+            sqlx::query("DELETE FROM outbox_parked WHERE outbox = ?1 AND seq = ?2")
+                .bind(OUTBOX)
+                .bind(seq)
+                .execute(&mut *tx)
+                .await?;
+        }
+        sqlx::query(
+            "DELETE FROM outbox_event WHERE seq <= ?1 AND seq NOT IN (SELECT seq FROM outbox_parked WHERE outbox = ?2)",
+        )
+        .bind(cursor)
+        .bind(OUTBOX)
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    async fn sweep(&self, _epoch: i64) -> Result<u64> {
+        Ok(0)
+    }
+
+    async fn parked(&self, limit: usize) -> Result<ParkedNow> {
+        let keys = parked_keys(&self.pool).await?;
+        if keys.is_empty() {
+            return Ok(ParkedNow::default());
+        }
+        // All of the key, also what was set aside after the operator's decision.
+        let key = sqlx::query(
+            "UPDATE outbox_parked SET released = 1 WHERE (aggregatetype, aggregateid) IN (\
+                 SELECT aggregatetype, aggregateid FROM outbox_parked \
+                 WHERE outbox = ?1 AND released ORDER BY seq LIMIT 1) \
+             RETURNING aggregatetype, aggregateid",
+        )
+        .bind(OUTBOX)
+        .fetch_optional(&self.pool)
+        .await?;
+        let Some(key) = key else { return Ok(ParkedNow { keys, ..ParkedNow::default() }) };
+        let rows = sqlx::query(events!(
+            "JOIN outbox_parked AS p USING (seq) \
+             WHERE p.outbox = ?1 AND p.aggregatetype = ?2 AND p.aggregateid = ?3 ORDER BY e.seq LIMIT ?4"
+        ))
+        .bind(OUTBOX)
+        .bind(key.try_get::<String, _>(0)?)
+        .bind(key.try_get::<String, _>(1)?)
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(&self.pool)
+        .await?;
+        let released = rows.iter().map(event).collect::<Result<Vec<_>>>()?;
+        Ok(ParkedNow { complete: released.len() < limit, keys, released })
+    }
+}
+
+async fn parked_keys(pool: &SqlitePool) -> Result<HashSet<Key>> {
+    let keys: Vec<(String, String)> =
+        sqlx::query_as("SELECT DISTINCT aggregatetype, aggregateid FROM outbox_parked WHERE outbox = ?1")
+            .bind(OUTBOX)
+            .fetch_all(pool)
+            .await?;
+    Ok(keys.into_iter().map(|(aggregate_type, aggregate_id)| Key { aggregate_type, aggregate_id }).collect())
+}
+
+fn event(row: &SqliteRow) -> Result<Event> {
+    let (headers, bad_headers) = stored_headers(row.try_get("headers")?);
+    let id = Uuid::parse_str(row.try_get("id")?);
+    let bad_id = id.as_ref().err().map(|error| format!("the id is no UUID: {error}"));
+    Ok(Event {
+        id: id.unwrap_or_default(),
+        seq: row.try_get("seq")?,
+        aggregate_type: row.try_get("aggregatetype")?,
+        aggregate_id: row.try_get("aggregateid")?,
+        event_type: row.try_get("type")?,
+        payload: row.try_get("payload")?,
+        headers,
+        trace: row.try_get("tracingspancontext")?,
+        key_seq: row.try_get("key_seq")?,
+        created_at: row.try_get("created_at")?,
+        defect: bad_id.or(bad_headers),
+    })
+}
