@@ -3,7 +3,11 @@
 //! | module | what it proves |
 //! |---|---|
 //! | `apparatus` | the servers and faults of the tests are what they say they are |
+//! | `conformance` | every store keeps what its trait promises, on the real servers |
+//! | `idempotency` | claims hold while their store is killed, frozen, badly set up or not heard |
 //! | `outbox` | events are written with the business change or not at all, and applied once, on Postgres |
 
 mod apparatus;
+mod conformance;
+mod idempotency;
 mod outbox;
