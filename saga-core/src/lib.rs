@@ -1,5 +1,6 @@
 //! Sagas that end with all of their effects or none of them, driven through any crash.
 
+pub mod admin;
 pub mod client;
 pub mod clock;
 pub mod engine;

@@ -46,7 +46,7 @@ pub use commit::{Commit, CommitReply, JournalRow, Loaded, Mail, Posted, Start, S
 pub use connect::connect;
 pub use error::{Error, Result};
 pub use memory::MemoryStore;
-pub use query::{Counts, Filter, Manifest, Query, State, Summary, WorkerInfo};
+pub use query::{Counts, Filter, InFlight, Manifest, Query, State, Summary, WorkerInfo};
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteStore;
 pub use worker::{Claim, Claimed, Fence, NewWorker, Peer, Renewal};

@@ -26,6 +26,78 @@ pub trait Query: Send + Sync + 'static {
     async fn workers(&self) -> Result<Vec<WorkerInfo>>;
     /// How many runs are in which state.
     async fn counts(&self) -> Result<Vec<Counts>>;
+
+    /// What is in flight, by plan and state; `overdue` counts runs that nobody owns although they were
+    /// due before `due_before`.
+    ///
+    /// As given it lists every run in flight, a thousand at a time; a store that can group overrides it.
+    async fn in_flight(&self, due_before: Timestamp) -> Result<Vec<InFlight>> {
+        let mut groups = std::collections::BTreeMap::new();
+        for state in [State::Running, State::Waiting, State::Blocked] {
+            let mut filter = Filter { state: Some(state), limit: 1000, ..Filter::default() };
+            loop {
+                let page = self.list(&filter).await?;
+                for run in &page {
+                    let key = (run.definition.clone(), run.version, run.fingerprint, state.as_str());
+                    groups.entry(key).or_insert_with(|| InFlight::of(run)).add(run, due_before);
+                }
+                match page.last() {
+                    Some(last) if page.len() == filter.limit => filter.before = Some(last.run),
+                    _ => break,
+                }
+            }
+        }
+        Ok(groups.into_values().collect())
+    }
+}
+
+/// The runs of one plan that are in one state, none of them ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InFlight {
+    /// The definition's name.
+    pub definition: Name,
+    /// The definition's version.
+    pub version: u32,
+    /// The definition's fingerprint.
+    pub fingerprint: Fingerprint,
+    /// The state.
+    pub state: State,
+    /// How many.
+    pub runs: u64,
+    /// How many of them a worker owns.
+    pub owned: u64,
+    /// How many of them nobody owns although they are overdue.
+    pub overdue: u64,
+    /// The earliest due time among the overdue.
+    pub overdue_since: Option<Timestamp>,
+    /// Since when the longest of them is in this state.
+    pub since: Timestamp,
+}
+
+impl InFlight {
+    fn of(run: &Summary) -> Self {
+        Self {
+            definition: run.definition.clone(),
+            version: run.version,
+            fingerprint: run.fingerprint,
+            state: run.state,
+            runs: 0,
+            owned: 0,
+            overdue: 0,
+            overdue_since: None,
+            since: run.since,
+        }
+    }
+
+    fn add(&mut self, run: &Summary, due_before: Timestamp) {
+        self.runs += 1;
+        self.owned += u64::from(run.owner.is_some());
+        self.since = self.since.min(run.since);
+        if let (None, Some(due)) = (run.owner, run.due.filter(|due| *due < due_before)) {
+            self.overdue += 1;
+            self.overdue_since = Some(self.overdue_since.map_or(due, |earlier| earlier.min(due)));
+        }
+    }
 }
 
 /// A definition as data, with its fingerprint.

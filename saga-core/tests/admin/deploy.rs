@@ -1,0 +1,86 @@
+//! What is in flight, what waits for code, and whether a deploy would drive it.
+
+use std::sync::Arc;
+
+use chrono::TimeDelta;
+use saga_core::admin::{Admin, Trouble};
+use saga_core::store::{Manifest, MemoryStore, Query, State};
+use saga_core::{Client, Cx, Definition, StepError, step};
+
+use super::{Office, booking};
+use crate::shop::{Fault, Shop, place_order};
+
+fn other_order() -> Definition<Shop, Vec<String>, String> {
+    let (mut b, lines) = Definition::build::<Shop, Vec<String>>("place-order", 1);
+    let greet = async |_: Cx<Shop>, _: Vec<String>| Ok::<_, StepError>("hello".to_owned());
+    let greeted = b.add(step("ship", greet).no_compensation("a greeting harms nobody"), lines);
+    b.finish(greeted).unwrap()
+}
+
+#[tokio::test]
+async fn definitions_tell_what_is_in_flight() {
+    let office = Office::open(Shop::default().fault("hotel", &[Fault::NotApplied; 2])).await;
+    for id in ["trip-1", "trip-2"] {
+        let run = office.book(id).await;
+        office.until(run, State::Waiting).await;
+    }
+    let definitions = office.admin.definitions().await.unwrap();
+    let told: Vec<_> = definitions.iter().map(|d| (d.name.as_str(), d.registered, d.waiting)).collect();
+    assert_eq!(told, [("book-trip", true, 2), ("place-order", true, 0)]);
+    assert!(definitions[0].overdue.is_none(), "what waits for a time is not overdue");
+    assert_eq!(definitions[0].steps[1].as_str(), "seat");
+    assert_eq!(office.admin.workers().await.unwrap().len(), 1);
+    assert_eq!(office.admin.counts().await.unwrap()[0].runs, 2);
+}
+
+#[tokio::test]
+async fn what_is_due_without_an_owner_is_overdue() {
+    let store = Arc::new(MemoryStore::new());
+    let client = Client::new(store.clone());
+    for id in ["order-1", "order-2"] {
+        client.start(&place_order(), id, &vec![]).await.unwrap();
+    }
+    // Half a minute is not waited for: what is due now is overdue as seen from later.
+    let later = chrono::Utc::now() + TimeDelta::hours(1);
+    let in_flight = store.in_flight(later).await.unwrap();
+    assert_eq!(in_flight.len(), 1);
+    assert_eq!((in_flight[0].runs, in_flight[0].owned, in_flight[0].overdue), (2, 0, 2));
+    assert!(in_flight[0].overdue_since.unwrap() < later);
+    let now = store.in_flight(chrono::Utc::now() - TimeDelta::hours(1)).await.unwrap();
+    assert_eq!((now[0].overdue, now[0].overdue_since), (0, None));
+}
+
+#[tokio::test]
+async fn a_deploy_that_drives_what_is_in_flight_is_fine() {
+    let (office, _) = Office::blocked_on_the_way_back().await;
+    let shipped = [Manifest::of(place_order().plan()), Manifest::of(booking().plan())];
+    let report = office.admin.check(&shipped).await.unwrap();
+    assert!(report.ok, "{report:?}");
+    assert_eq!(report.findings[0].to_string(), "place-order version 1: 1 in flight, can be driven");
+}
+
+#[tokio::test]
+async fn a_deploy_that_lacks_a_version_in_flight_is_told() {
+    let (office, _) = Office::blocked_on_the_way_back().await;
+    let report = office.admin.check(&[Manifest::of(booking().plan())]).await.unwrap();
+    assert!(!report.ok);
+    let missing = report.findings.iter().find(|f| f.trouble == Some(Trouble::Missing)).unwrap();
+    assert_eq!(missing.to_string(), "place-order version 1: 1 in flight would wait for code");
+}
+
+#[tokio::test]
+async fn a_deploy_that_changes_a_version_silently_is_told_what_changed() {
+    let (office, _) = Office::blocked_on_the_way_back().await;
+    let report = office.admin.check(&[Manifest::of(other_order().plan())]).await.unwrap();
+    let [changed] = &report.findings[..] else { panic!("one finding: {report:?}") };
+    assert_eq!(changed.trouble, Some(Trouble::Changed));
+    assert_eq!(changed.in_flight, 1);
+    assert!(changed.differences.contains(&"charge is gone".to_owned()), "{:?}", changed.differences);
+    assert!(changed.differences.contains(&"ship reads other steps".to_owned()), "{:?}", changed.differences);
+
+    // Also when nothing is in flight: two plans would share one name and version.
+    let office = Office::open(Shop::default()).await;
+    assert!(!office.admin.check(&[Manifest::of(other_order().plan())]).await.unwrap().ok);
+    let empty = Admin::new(Arc::new(MemoryStore::new()));
+    assert!(empty.check(&[Manifest::of(other_order().plan())]).await.unwrap().ok);
+}
