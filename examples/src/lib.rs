@@ -1,1 +1,3 @@
-//! Examples.
+//! Programs a reader copies from. Each runs by one command, and its modules say what is where.
+
+pub mod order_shop;
