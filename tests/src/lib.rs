@@ -16,6 +16,7 @@
 //!
 //! This is test code: on trouble it panics, with what went wrong and what to do about it.
 
+pub mod actor;
 pub mod proxy;
 pub mod servers;
 

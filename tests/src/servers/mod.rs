@@ -26,7 +26,7 @@ pub mod redis;
 
 mod home;
 mod port;
-mod process;
+pub(crate) mod process;
 mod supervised;
 
 pub use self::kafka::Kafka;

@@ -11,7 +11,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Stops `root` and all its descendants. When this returns none of them runs, and so none can have started
 /// another one.
-pub(super) fn freeze_tree(root: u32) -> Vec<u32> {
+pub(crate) fn freeze_tree(root: u32) -> Vec<u32> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let tree = tree(root);
@@ -26,12 +26,12 @@ pub(super) fn freeze_tree(root: u32) -> Vec<u32> {
 }
 
 /// Lets a frozen tree run again, children first, so that no parent misses one of them.
-pub(super) fn thaw_tree(root: u32) {
+pub(crate) fn thaw_tree(root: u32) {
     tree(root).into_iter().rev().for_each(|pid| signal(pid, Signal::CONT));
 }
 
 /// Kills a tree at one point in time. The caller reaps `root`; the children are gone when this returns.
-pub(super) fn kill_tree(root: u32) {
+pub(crate) fn kill_tree(root: u32) {
     let tree = freeze_tree(root);
     tree.iter().for_each(|pid| signal(*pid, Signal::KILL));
     let deadline = Instant::now() + PATIENCE;
