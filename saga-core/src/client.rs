@@ -166,6 +166,7 @@ impl Client {
             fingerprint: start.fingerprint,
             saga: saga.into(),
             input,
+            deadline: plan.deadline.map(|limit| chrono::Utc::now() + limit),
         };
         match self.send(start, &began).await? {
             StartReply::Started => Ok(run),

@@ -2,5 +2,8 @@
 
 mod admin;
 mod declared;
+mod policies;
 mod shop;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 mod takeover;

@@ -4,11 +4,10 @@ use std::panic::AssertUnwindSafe;
 
 use futures::FutureExt;
 
-use crate::clock::Clock;
 use crate::journal::{Failure, Outcome};
 use crate::payload::Payload;
 use crate::step::code::{Bound, Reply};
-use crate::step::context::Attempt;
+use crate::step::context::{Attempt, Deadline};
 
 /// Runs the code to its outcome. A panic and a missed deadline are `Unknown`: the effect may have
 /// happened.
@@ -18,14 +17,27 @@ use crate::step::context::Attempt;
 /// Dropping the future drops the user's code where it stands. The engine does that only when the
 /// worker is lost or its grace time is over; the attempt is then in doubt for whoever takes over.
 pub(crate) async fn run(code: Bound, attempt: Attempt, input: Payload, output: Option<Payload>) -> Reply {
-    let limit = attempt.deadline.saturating_duration_since(Clock::instant());
+    let deadline = attempt.deadline.clone();
     // Calling the code is inside, so that a panic before its first await is caught as well.
     let reply = AssertUnwindSafe(async move { code(attempt, input, output).await }).catch_unwind();
     let unknown = |why: String| (Outcome::Unknown(Failure::new(why)), None);
-    match tokio::time::timeout(limit, reply).await {
-        Ok(Ok(reply)) => reply,
-        Ok(Err(panic)) => unknown(format!("the step's code panicked: {}", panic_text(&*panic))),
-        Err(_) => unknown(format!("no outcome within {limit:.1?}")),
+    tokio::select! {
+        biased;
+        reply = reply => reply.unwrap_or_else(|panic| {
+            unknown(format!("the step's code panicked: {}", panic_text(&*panic)))
+        }),
+        () = passed(&deadline) => unknown(format!("no outcome and no heartbeat within {:.1?}", deadline.timeout())),
+    }
+}
+
+/// Resolves once the deadline has passed and no heartbeat has moved it on.
+async fn passed(deadline: &Deadline) {
+    loop {
+        let at = deadline.at();
+        tokio::time::sleep_until(at.into()).await;
+        if deadline.at() <= at {
+            return;
+        }
     }
 }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::driver::{Draft, Driver, Saga};
+use super::driver::Driver;
+use super::live::{Draft, Saga};
 use super::shared::{Incarnation, Shared};
 use crate::journal::{self, Record};
 use crate::saga::Machine;
@@ -38,7 +39,7 @@ impl Shared {
         };
         let mut draft = Draft { records: vec![began.clone()], ..Draft::default() };
         saga.decide(&mut draft, self.clock.now(), Duration::ZERO).ok()?;
-        if draft.then.is_some() || draft.starts.is_empty() {
+        if draft.then.is_some() || saga.machine.is_blocked() {
             // It ends or blocks before anything runs: rare enough to go the ordinary way.
             return None;
         }

@@ -50,6 +50,8 @@ mod batcher;
 mod committer;
 mod driver;
 mod lease;
+mod limit;
+mod live;
 mod local;
 mod peers;
 mod registry;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::limit::Limit;
 use crate::id::Fingerprint;
 use crate::saga::builder::{Definition, Part};
 use crate::saga::plan::Plan;
@@ -13,6 +14,7 @@ use crate::store::Manifest;
 pub(crate) struct Program {
     pub(crate) plan: Arc<Plan>,
     pub(crate) fingerprint: Fingerprint,
+    limits: Vec<Vec<Arc<Limit>>>,
     code: Vec<NodeCode>,
 }
 
@@ -36,7 +38,13 @@ impl Program {
             }
         });
         let plan = definition.plan.clone();
-        Self { fingerprint: plan.fingerprint(), code: code.collect(), plan }
+        let all = Limit::new(&plan.limits).map(Arc::new);
+        let limits = plan.nodes.iter().map(|node| {
+            let own = Limit::new(&node.limits).map(Arc::new);
+            own.into_iter().chain(all.clone()).collect()
+        });
+        let limits = limits.collect();
+        Self { fingerprint: plan.fingerprint(), code: code.collect(), limits, plan }
     }
 
     /// The code of a step. The machine only ever names steps here.
@@ -45,6 +53,11 @@ impl Program {
             NodeCode::Step(code) => code,
             NodeCode::Input | NodeCode::Derive(_) => unreachable!("node {node} is no step"),
         }
+    }
+
+    /// The limits on a node's attempts: its own, then its definition's.
+    pub(crate) fn limits(&self, node: usize) -> &[Arc<Limit>] {
+        &self.limits[node]
     }
 
     /// The code of a derivation.

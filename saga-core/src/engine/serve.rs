@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::driver::{Driver, Saga};
+use super::driver::Driver;
+use super::live::Saga;
 use super::shared::{Incarnation, LOCK, Shared};
 use crate::store::{Claim, Claimed, Error, Loaded};
 

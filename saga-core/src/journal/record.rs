@@ -24,7 +24,12 @@ pub enum Record {
         saga: String,
         /// What it was started with.
         input: Payload,
+        /// When it undoes itself, unless its pivot has begun by then.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        deadline: Option<Timestamp>,
     },
+    /// The deadline passed before the pivot began: the saga undoes itself.
+    Expired {},
     /// A pure value was computed from earlier ones.
     Derived {
         /// The derivation.

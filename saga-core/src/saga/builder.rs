@@ -57,7 +57,7 @@ use super::plan::{Kind, Node, Plan, Undo, Wiring};
 use crate::id::{BadName, Name};
 use crate::retry::Retry;
 use crate::step::code::{self, Code, Derive};
-use crate::step::{NeverUndone, Provides, Step, Undoable};
+use crate::step::{Limits, NeverUndone, Provides, Step, Undoable};
 
 /// The phase before the pivot: every step says how it is undone.
 #[derive(Debug)]
@@ -88,6 +88,8 @@ pub struct Builder<A, In, Phase = Compensable> {
     parts: Vec<Part<A>>,
     faults: Vec<BadDefinition>,
     pivot: Option<usize>,
+    deadline: Option<Duration>,
+    limits: Limits,
     types: PhantomData<fn(In) -> Phase>,
 }
 
@@ -139,6 +141,8 @@ impl Definition<(), (), ()> {
             parts: Vec::new(),
             faults: Vec::new(),
             pivot: None,
+            deadline: None,
+            limits: Limits::default(),
             types: PhantomData,
         };
         let input = builder.node("input", Kind::Input, Wiring::Unit, Part::Input);
@@ -209,8 +213,10 @@ where
         self.nodes[output.node].after = earlier;
         self.nodes[output.node].undo = Undo::Never;
         self.pivot = Some(output.node);
-        let Self { name, version, nodes, parts, faults, pivot, .. } = self;
-        (Builder { name, version, nodes, parts, faults, pivot, types: PhantomData }, output)
+        let Self { name, version, nodes, parts, faults, pivot, deadline, limits, .. } = self;
+        let builder =
+            Builder { name, version, nodes, parts, faults, pivot, deadline, limits, types: PhantomData };
+        (builder, output)
     }
 }
 
@@ -254,6 +260,25 @@ where
         Output::new(self.node(name, Kind::Derive, from.wiring(), Part::Derive(code::derive(f))))
     }
 
+    /// How long a saga may take. When the time is over it undoes itself, as if it had been cancelled;
+    /// once the pivot has begun the deadline says nothing any more.
+    pub fn deadline(&mut self, limit: Duration) -> &mut Self {
+        self.deadline = Some(limit);
+        self
+    }
+
+    /// At most so many attempts of this definition's sagas run at once in one worker process.
+    pub fn concurrency(&mut self, most: usize) -> &mut Self {
+        self.limits.concurrency = Some(most);
+        self
+    }
+
+    /// At most so many attempts of this definition's sagas start per period in one worker process.
+    pub fn rate(&mut self, starts: u32, per: Duration) -> &mut Self {
+        self.limits.rate = Some((starts, per));
+        self
+    }
+
     /// Orders without data: the step that was added last also waits for `earlier`.
     pub fn after<T>(&mut self, earlier: Output<T>) -> &mut Self {
         let last = self.nodes.last_mut().expect("the input is always there");
@@ -274,12 +299,13 @@ where
                 self.faults.push(BadDefinition::IdleProbe { definition: definition.clone(), step });
             }
         }
-        if let Some(fault) = self.faults.into_iter().next() {
-            return Err(fault);
+        if !self.faults.is_empty() {
+            return Err(self.faults.swap_remove(0));
         }
         let name = Name::new(&definition).map_err(|source| BadDefinition::Name { definition, source })?;
-        let plan = Plan { name, version: self.version, nodes: self.nodes, output: output.wiring() };
-        Ok(Definition { plan: Arc::new(plan), parts: Arc::new(self.parts), types: PhantomData })
+        let Self { version, nodes, parts, deadline, limits, .. } = self;
+        let plan = Plan { name, version, nodes, output: output.wiring(), deadline, limits };
+        Ok(Definition { plan: Arc::new(plan), parts: Arc::new(parts), types: PhantomData })
     }
 
     fn step<S, I, O, K>(
@@ -302,6 +328,7 @@ where
         node.retry = step.retry.unwrap_or(retry);
         node.undo_retry = step.undo_retry.unwrap_or_else(Retry::forever);
         node.attempt_timeout = step.attempt_timeout;
+        node.limits = step.limits;
         Output::new(index)
     }
 
@@ -323,6 +350,7 @@ where
             retry: Retry::exponential(),
             undo_retry: Retry::forever(),
             attempt_timeout: Duration::ZERO,
+            limits: Limits::default(),
         });
         self.parts.push(part);
         self.nodes.len() - 1

@@ -40,6 +40,8 @@ pub enum Decision {
         /// Which attempt.
         attempt: u32,
     },
+    /// The deadline passed: record that, and ask again.
+    Expire,
     /// Nothing can be done before this time.
     Wait(Timestamp),
     /// A person is needed.
@@ -80,6 +82,7 @@ pub struct Machine {
     /// An operator ended it as it stands.
     abandoned: bool,
     pivot_begun: bool,
+    deadline: Option<Timestamp>,
     blocked: bool,
     end: Option<End>,
 }
@@ -101,6 +104,7 @@ impl Machine {
             left: false,
             abandoned: false,
             pivot_begun: false,
+            deadline: None,
             blocked: false,
             end: None,
         }
@@ -124,7 +128,8 @@ impl Machine {
             return Err(self.illegal("the saga has ended", record));
         }
         match record {
-            Record::Began { input, .. } if self.slots[0].output.is_none() => {
+            Record::Began { input, deadline, .. } if self.slots[0].output.is_none() => {
+                self.deadline = *deadline;
                 self.slots[0].output = Some(input.clone());
                 self.open_ready();
             }
@@ -148,6 +153,9 @@ impl Machine {
             }
             Record::Received { body, answer: Answer::Accepted, .. } => self.accept(body, record)?,
             Record::Received { .. } => {}
+            Record::Expired {} => {
+                self.cause.get_or_insert(Failure::new("the saga's deadline passed"));
+            }
             Record::Blocked { .. } => self.blocked = true,
             Record::Closed { end } => self.end = Some(end.clone()),
             Record::Began { .. } => return Err(self.illegal("the saga has begun", record)),
@@ -264,6 +272,14 @@ impl Machine {
 
     fn answer_operator(&self, at: &Place, verb: &Verb, now: Timestamp) -> Answer {
         let (name, item) = at.parts();
+        if self.is_derivation(name) {
+            return match (verb, self.blocked) {
+                (Verb::Retry, true) => Answer::Accepted,
+                _ => Answer::Refused(format!(
+                    "{at} is computed, not done: it can only be retried while blocked"
+                )),
+            };
+        }
         let stage = self
             .plan
             .find(name)
@@ -278,12 +294,20 @@ impl Machine {
         }
     }
 
+    fn is_derivation(&self, name: &str) -> bool {
+        self.plan.find(name).is_some_and(|node| self.plan.nodes[node].kind == Kind::Derive)
+    }
+
     fn accept(&mut self, body: &MailBody, record: &Record) -> Result<(), Illegal> {
         match body {
             MailBody::Cancel { reason } => {
                 self.cause.get_or_insert(Failure::new(format!("cancelled: {reason}")));
             }
             MailBody::Operator { at, verb, who, why } => {
+                if self.is_derivation(at.as_str()) {
+                    self.blocked = false;
+                    return Ok(());
+                }
                 // The time of a retry is "now" whenever it is read: long ago is due as well.
                 let (node, item) = self.step(at, &Event::Operator(verb, Timestamp::UNIX_EPOCH), record)?;
                 if *verb == Verb::Skip {
@@ -317,6 +341,10 @@ impl Machine {
             return Vec::new();
         }
         let unwinding = self.cause.is_some();
+        let deadline = self.deadline.filter(|_| !unwinding && !self.pivot_begun);
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            return vec![Decision::Expire];
+        }
         let mut decisions = Vec::new();
         let mut rests = Rests::default();
         if !self.abandoned {
@@ -330,7 +358,7 @@ impl Machine {
             return decisions;
         }
         vec![match (rests.due, rests.stuck) {
-            (Some(due), _) => Decision::Wait(due),
+            (Some(due), _) => Decision::Wait(deadline.map_or(due, |deadline| deadline.min(due))),
             (None, Some((at, cause, failure))) => Decision::Block { at, cause, failure },
             (None, None) => Decision::End(self.ending()),
         }]

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{Fingerprint, Name, Place};
 use crate::journal::Contract;
 use crate::retry::Retry;
+use crate::step::Limits;
 
 /// A definition as data. Nodes stand in the order in which they were added, so that a node's sources
 /// always come before it; node 0 is the saga's input.
@@ -21,6 +22,12 @@ pub struct Plan {
     pub version: u32,
     /// The input, then every step and derivation.
     pub nodes: Vec<Node>,
+    /// How long a saga may take before it undoes itself, unless its pivot has begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Duration>,
+    /// How many attempts of all its sagas run at once, and start per time, in one worker process.
+    #[serde(default)]
+    pub limits: Limits,
     /// Where the saga's own output comes from.
     pub output: Wiring,
 }
@@ -49,6 +56,9 @@ pub struct Node {
     pub undo_retry: Retry,
     /// How long one attempt may take.
     pub attempt_timeout: Duration,
+    /// How many attempts run at once, and start per time.
+    #[serde(default)]
+    pub limits: Limits,
 }
 
 /// What a node is.

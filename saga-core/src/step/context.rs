@@ -1,11 +1,12 @@
 //! What an attempt is told: its state, its key, its deadline.
 
 use std::fmt;
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
 use crate::id::{Place, RunId};
 use crate::journal::Effect;
 
@@ -41,9 +42,36 @@ pub struct Attempt {
     /// The attempt's number, from 1.
     pub number: u32,
     /// When the attempt counts as unknown.
-    pub deadline: Instant,
+    pub deadline: Deadline,
     /// Cancelled when the worker wants its attempts to come to an end.
     pub cancelled: CancellationToken,
+}
+
+/// The moment at which an attempt counts as unknown; a heartbeat moves it on.
+#[derive(Clone, Debug)]
+pub struct Deadline {
+    timeout: Duration,
+    at: Arc<Mutex<Instant>>,
+}
+
+impl Deadline {
+    pub(crate) fn after(timeout: Duration) -> Self {
+        Self { timeout, at: Arc::new(Mutex::new(Clock::instant() + timeout)) }
+    }
+
+    /// The moment.
+    pub fn at(&self) -> Instant {
+        *self.at.lock().expect("nothing panics while it holds this lock")
+    }
+
+    /// How long an attempt may go without a heartbeat.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    fn beat(&self) {
+        *self.at.lock().expect("nothing panics while it holds this lock") = Clock::instant() + self.timeout;
+    }
 }
 
 impl<S> Cx<S> {
@@ -111,11 +139,17 @@ impl<S> Cx<S> {
 
     /// When this attempt's outcome counts as unknown.
     pub fn deadline(&self) -> Instant {
-        self.attempt.deadline
+        self.attempt.deadline.at()
     }
 
-    /// Cancelled when the worker drains: an attempt that can end early and tell its outcome should.
-    /// Ignoring it is safe.
+    /// Says that the attempt is alive: its timeout counts from now. A long action calls this as it makes
+    /// progress, so that its timeout can be short enough to notice when it hangs.
+    pub fn heartbeat(&self) {
+        self.attempt.deadline.beat();
+    }
+
+    /// Cancelled when the worker drains or, for an action, when the saga has begun to undo itself: an
+    /// attempt that can end early and tell its outcome should. Ignoring it is safe.
     pub fn cancelled(&self) -> &CancellationToken {
         &self.attempt.cancelled
     }

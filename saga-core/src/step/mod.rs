@@ -13,8 +13,8 @@ use std::time::Duration;
 pub use code::Code;
 pub use context::{Cx, Provides};
 pub use error::{Definite, Probed, StepError};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::retry::Retry;
 use crate::saga::plan::Undo;
@@ -68,7 +68,19 @@ pub struct Step<S, In, Out, K = Undecided> {
     pub(crate) retry: Option<Retry>,
     pub(crate) undo_retry: Option<Retry>,
     pub(crate) attempt_timeout: Duration,
+    pub(crate) limits: Limits,
     types: PhantomData<fn(In) -> (Out, K)>,
+}
+
+/// How many attempts run at once, and how many start per time, in one worker process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// At most so many attempts at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<usize>,
+    /// At most so many starts per period, spread evenly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<(u32, Duration)>,
 }
 
 /// How long one attempt may take unless the step says otherwise: longer than any sane request
@@ -99,6 +111,7 @@ where
         retry: None,
         undo_retry: None,
         attempt_timeout: ATTEMPT_TIMEOUT,
+        limits: Limits::default(),
         types: PhantomData,
     }
 }
@@ -163,6 +176,21 @@ impl<S, In, Out, K> Step<S, In, Out, K> {
         self
     }
 
+    /// At most so many of this step's attempts run at once in one worker process; further sagas wait
+    /// for their turn without a recorded start.
+    #[must_use]
+    pub fn concurrency(mut self, most: usize) -> Self {
+        self.limits.concurrency = Some(most);
+        self
+    }
+
+    /// At most so many of this step's attempts start per period in one worker process.
+    #[must_use]
+    pub fn rate(mut self, starts: u32, per: Duration) -> Self {
+        self.limits.rate = Some((starts, per));
+        self
+    }
+
     /// The action must not be run again while an earlier attempt may have taken effect. Without a
     /// [`Step::probe`] a saga whose action is in doubt is blocked for a person.
     #[must_use]
@@ -172,8 +200,8 @@ impl<S, In, Out, K> Step<S, In, Out, K> {
     }
 
     fn decided<D>(self, undo: Undo) -> Step<S, In, Out, D> {
-        let Self { name, code, idempotent, retry, undo_retry, attempt_timeout, .. } = self;
-        Step { name, code, undo, idempotent, retry, undo_retry, attempt_timeout, types: PhantomData }
+        let Self { name, code, idempotent, retry, undo_retry, attempt_timeout, limits, .. } = self;
+        Step { name, code, undo, idempotent, retry, undo_retry, attempt_timeout, limits, types: PhantomData }
     }
 }
 

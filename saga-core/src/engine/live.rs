@@ -1,0 +1,188 @@
+//! One saga that a worker owns, between two commits: its machine, and what the next commit will say.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::limit::{Permit, Wait};
+use super::registry::Program;
+use crate::id::{MailId, RunId};
+use crate::journal::{self, Effect, Failure, Illegal, Outcome, Record, Stage, Timestamp};
+use crate::payload::Payload;
+use crate::saga::{Decision, Machine};
+use crate::store::{Loaded, Mail, Then};
+
+/// One saga that this worker owns, between two commits.
+pub(crate) struct Saga {
+    pub(crate) run: RunId,
+    pub(crate) name: Arc<str>,
+    pub(crate) program: Arc<Program>,
+    pub(crate) machine: Machine,
+    /// The number of the next commit.
+    pub(crate) next: u32,
+    /// Starts that are durable but not acted upon.
+    pub(crate) starts: Vec<Launch>,
+    /// Mail that came with the journal.
+    pub(crate) mail: Vec<Mail>,
+    /// Mail that a commit has consumed.
+    pub(crate) read: HashSet<MailId>,
+}
+
+/// An attempt to start once its record is durable.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    pub(crate) node: usize,
+    pub(crate) item: usize,
+    pub(crate) effect: Effect,
+    pub(crate) attempt: u32,
+    /// Ends with the attempt.
+    _permit: Permit,
+}
+
+/// What one commit will say.
+#[derive(Default)]
+pub(crate) struct Draft {
+    pub(crate) records: Vec<Record>,
+    pub(crate) starts: Vec<Launch>,
+    pub(crate) then: Option<Then>,
+    /// A start was left out because a limit is used up.
+    pub(crate) limited: Option<Wait>,
+    /// What an earlier wait was granted.
+    pub(crate) granted: Permit,
+    /// The saga goes on here at this time, without a commit.
+    pub(crate) hold: Option<Timestamp>,
+}
+
+/// Why a saga cannot be driven: its journal does not fit its plan.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unfit {
+    #[error("commit {number} does not decode: {error}")]
+    Undecodable { number: u32, error: serde_json::Error },
+    #[error(transparent)]
+    Illegal(#[from] Illegal),
+}
+
+impl Saga {
+    /// Rebuilds a saga from its journal.
+    pub(crate) fn load(loaded: Loaded, program: Arc<Program>) -> Result<Self, Unfit> {
+        let mut machine = Machine::new(program.plan.clone());
+        let mut read = HashSet::new();
+        for row in &loaded.journal {
+            let records = journal::decode(&row.body)
+                .map_err(|error| Unfit::Undecodable { number: row.number, error })?;
+            for record in &records {
+                machine.apply(record)?;
+                if let Record::Received { mail, .. } = record {
+                    read.insert(*mail);
+                }
+            }
+        }
+        let next = loaded.journal.last().map_or(0, |row| row.number + 1);
+        Ok(Self {
+            run: loaded.run,
+            name: loaded.saga,
+            program,
+            machine,
+            next,
+            starts: Vec::new(),
+            mail: loaded.mail,
+            read,
+        })
+    }
+
+    /// Adds to a draft everything that comes next, applying each record as it is written.
+    pub(crate) fn decide(
+        &mut self,
+        draft: &mut Draft,
+        now: Timestamp,
+        hold: Duration,
+    ) -> Result<(), Illegal> {
+        let mut granted = std::mem::take(&mut draft.granted);
+        loop {
+            let mut derived = false;
+            for decision in self.machine.decide(now) {
+                let record = match decision {
+                    Decision::Derive { node, input } => {
+                        derived = true;
+                        self.derive(node, &input)
+                    }
+                    Decision::Start { node, item, effect, attempt } => {
+                        let permit = match Permit::take(self.program.limits(node), &mut granted) {
+                            Ok(permit) => permit,
+                            Err(wait) => {
+                                draft.limited = Some(wait);
+                                continue;
+                            }
+                        };
+                        draft.starts.push(Launch { node, item, effect, attempt, _permit: permit });
+                        let at = self.program.plan.nodes[node].place(item);
+                        let record = Record::Started { at, effect, attempt };
+                        self.machine.apply(&record)?;
+                        self.machine.launched(node, item);
+                        draft.records.push(record);
+                        continue;
+                    }
+                    Decision::Expire => {
+                        derived = true;
+                        Record::Expired {}
+                    }
+                    Decision::Wait(due) if (due - now).to_std().unwrap_or_default() <= hold => {
+                        draft.hold = Some(due);
+                        continue;
+                    }
+                    Decision::Wait(due) => {
+                        draft.then = Some(Then::Wait(due));
+                        continue;
+                    }
+                    Decision::Block { at, cause, failure } => {
+                        draft.then = Some(Then::Block);
+                        Record::Blocked { at, cause, failure }
+                    }
+                    Decision::End(end) => {
+                        draft.then = Some(Then::End(end.kind()));
+                        Record::Closed { end }
+                    }
+                };
+                let blocks = matches!(record, Record::Blocked { .. });
+                self.machine.apply(&record)?;
+                draft.records.push(record);
+                if blocks {
+                    return Ok(());
+                }
+            }
+            if !derived {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Ends every attempt that may be under way as malformed, which needs a person.
+    pub(crate) fn fail(&mut self, failure: &Failure, draft: &mut Draft) -> Result<(), Illegal> {
+        for node in 0..self.program.plan.nodes.len() {
+            for item in 0..self.machine.stages(node).len() {
+                let effect = match self.machine.stages(node)[item] {
+                    Stage::Acting { .. } => Effect::Action,
+                    Stage::Undoing { .. } => Effect::Compensation,
+                    Stage::Probing { .. } => Effect::Probe,
+                    _ => continue,
+                };
+                let outcome = Outcome::Malformed { failure: failure.clone(), applied: true };
+                let at = self.program.plan.nodes[node].place(item);
+                let record = Record::Finished { at, effect, outcome, due: None };
+                self.machine.apply(&record)?;
+                draft.records.push(record);
+            }
+        }
+        Ok(())
+    }
+
+    fn derive(&self, node: usize, input: &Payload) -> Record {
+        let at = self.program.plan.nodes[node].place(0);
+        let derive = self.program.derive(node);
+        let value = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| derive(input)));
+        match value.unwrap_or_else(|_| Err(Failure::new("the derivation panicked"))) {
+            Ok(value) => Record::Derived { at, value },
+            Err(failure) => Record::Blocked { at, cause: journal::Cause::Malformed, failure },
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Limits, deadlines, heartbeats: what a definition may ask of the engine.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+use saga_core::engine::Running;
+use saga_core::store::MemoryStore;
+use saga_core::{Clock, Cx, Definition, Ended, Retry, StepError, Worker, step};
+
+async fn worker<Out>(definition: &Definition<(), u32, Out>) -> Running {
+    let worker = Worker::new(Arc::new(MemoryStore::new()), ()).register(definition).unwrap();
+    worker.start().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_step_never_runs_more_often_at_once_than_its_limit() {
+    let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let seen = most.clone();
+    let (mut b, n) = Definition::build::<(), u32>("limited", 1);
+    let work = step("work", move |_: Cx<()>, n: u32| {
+        let (running, most) = (running.clone(), most.clone());
+        async move {
+            most.fetch_max(running.fetch_add(1, SeqCst) + 1, SeqCst);
+            tokio::task::yield_now().await;
+            running.fetch_sub(1, SeqCst);
+            Ok::<_, StepError>(n)
+        }
+    });
+    let done = b.add(work.no_compensation("it only counts").concurrency(3), n);
+    let definition = b.finish(done).unwrap();
+    let worker = worker(&definition).await;
+    let client = worker.client();
+    let sagas = (0..100).map(|n| {
+        let (client, definition) = (client.clone(), &definition);
+        async move { client.start(definition, &n.to_string(), &n).await.unwrap().wait().await.unwrap() }
+    });
+    let ends = futures::future::join_all(sagas).await;
+    assert_eq!(ends.into_iter().filter(|end| matches!(end, Ended::Completed(_))).count(), 100);
+    assert_eq!(seen.load(SeqCst), 3, "the limit is reached and never passed");
+    worker.drain().await;
+}
+
+#[tokio::test]
+async fn a_saga_whose_deadline_passes_undoes_itself() {
+    let (mut b, n) = Definition::build::<(), u32>("late", 1);
+    b.deadline(Duration::from_millis(50));
+    let undone = Arc::new(AtomicUsize::new(0));
+    let undos = undone.clone();
+    let first = step("first", async |_: Cx<()>, n: u32| Ok::<_, StepError>(n)).compensate(move |_, _, _| {
+        undos.fetch_add(1, SeqCst);
+        async { Ok(()) }
+    });
+    let first = b.add(first, n);
+    let never = step("never", async |_: Cx<()>, _: u32| Err::<u32, _>(StepError::not_applied("down")));
+    let never =
+        never.no_compensation("it never happens").retry(Retry::forever().base(Duration::from_millis(5)));
+    let never = b.add(never, first);
+    let definition = b.finish(never).unwrap();
+    let worker = worker(&definition).await;
+    let end = worker.client().start(&definition, "1", &1).await.unwrap().wait().await.unwrap();
+    let Ended::Compensated(cause) = end else { panic!("{end:?}") };
+    assert_eq!(cause.message(), "the saga's deadline passed");
+    assert_eq!(undone.load(SeqCst), 1);
+    worker.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_heartbeat_moves_the_timeout_on_and_silence_is_unknown() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let called = calls.clone();
+    let (mut b, n) = Definition::build::<(), u32>("slow", 1);
+    let work = step("work", move |cx: Cx<()>, n: u32| {
+        let first = called.fetch_add(1, SeqCst) == 0;
+        async move {
+            for _ in 0..10 {
+                tokio::time::sleep(Duration::from_millis(if first { 1500 } else { 900 })).await;
+                cx.heartbeat();
+            }
+            Ok::<_, StepError>(n)
+        }
+    });
+    let work = work.no_compensation("it only waits").attempt_timeout(Duration::from_secs(1));
+    let done = b.add(work, n);
+    let definition = b.finish(done).unwrap();
+    let clock = Clock::virtual_time();
+    let store = Arc::new(MemoryStore::with_clock(clock.clone()));
+    let worker = Worker::new(store, ()).clock(clock).register(&definition).unwrap().start().await.unwrap();
+    let end = worker.client().start(&definition, "1", &1).await.unwrap().wait().await.unwrap();
+    assert_eq!(end, Ended::Completed(1));
+    assert_eq!(calls.load(SeqCst), 2, "the first attempt was silent too long, the second was not");
+    worker.drain().await;
+}
