@@ -10,7 +10,7 @@ use rdkafka::{ClientContext, Message as _, Offset, TopicPartitionList};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, mpsc as std_mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -37,6 +37,10 @@ pub(super) fn start<D: Database>(
     stop: CancellationToken,
 ) -> Result<Started> {
     let mut config = settings.kafka.reader()?;
+    if config.get("session.timeout.ms").is_none() {
+        // Kafka's own default of 45 s is how long a dead consumer's partitions would stand still.
+        config.set("session.timeout.ms", "10000");
+    }
     config
         .set("group.id", &settings.group)
         .set("client.id", "outbox-consumer")
@@ -100,8 +104,20 @@ fn poll<D: Database>(
         commit(consumer, applied);
     }
     commit(consumer, applied);
-    consumer.unsubscribe();
+    leave(consumer);
     Ok(())
+}
+
+/// Leaves the group, so that others need not wait for this member's session to end. Dropping the
+/// client alone does not always say goodbye.
+fn leave<D: Database>(consumer: &BaseConsumer<Membership<D>>) {
+    let assigned = || !consumer.context().state.lock().expect("never poisoned").assigned.is_empty();
+    consumer.unsubscribe();
+    let deadline = Instant::now() + Duration::from_secs(3);
+    while assigned() && Instant::now() < deadline {
+        let _ = consumer.poll(Duration::from_millis(20));
+    }
+    let _ = consumer.poll(Duration::from_millis(200));
 }
 
 /// Gives a batch to the worker. While it has no room the partitions are paused and polling goes on.

@@ -106,6 +106,7 @@ impl<'a> Pump<'a> {
             self.look_at_parked().await?;
             self.acknowledge();
             self.stats.in_window.set(self.window.undone());
+            self.stats.parked_keys.set(self.parked.len());
             let idle = self.window.len() == 0 && self.acknowledging.is_none();
             if leave_at.is_some_and(|at| idle || at <= Instant::now()) {
                 return Ok(());
@@ -334,7 +335,6 @@ impl<'a> Pump<'a> {
         {
             self.parked.remove(&event.key());
         }
-        self.stats.parked_keys.set(self.parked.len());
         for event in parked.released {
             let origin = Origin::Released(event.seq);
             self.release(event, origin).await?;
