@@ -30,7 +30,8 @@ pub enum Then {
     Wait(Timestamp),
     /// Nobody owns it until mail comes: a person is needed.
     Block,
-    /// It is over: the journal stays, the saga's live row goes.
+    /// It is over: the journal stays, the saga's live row goes. Mail that nobody read is dropped: its
+    /// sender is answered from the end.
     End(EndKind),
 }
 
@@ -42,7 +43,8 @@ pub enum CommitReply {
         /// The run's unconsumed mail.
         mail: Vec<Mail>,
     },
-    /// Another worker wrote that number: the saga is not ours (any more). Nothing was written.
+    /// It is not the next commit of a saga in flight that the worker owns: the saga is not ours (any
+    /// more). Nothing was written.
     Refused,
 }
 

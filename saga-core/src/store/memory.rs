@@ -154,12 +154,16 @@ impl Store for MemoryStore {
             .filter(|(run, saga)| tables.is_claimable(**run, saga, now))
             .map(|(run, saga)| (saga.due, *run))
             .collect();
-        ready.sort();
+        ready.sort_unstable();
         ready.truncate(claim.limit);
         for (_, run) in &ready {
             let saga = tables.sagas.get_mut(run).expect("just listed");
             saga.owner = Some(me);
-            saga.state = State::Running;
+            saga.due = None;
+            if saga.state != State::Running {
+                saga.state = State::Running;
+                saga.since = now;
+            }
         }
         let sagas = ready.iter().map(|(_, run)| tables.load(*run).expect("just listed")).collect();
         Ok(Claimed { sagas, mail })
@@ -240,7 +244,7 @@ impl Tables {
             if row.worker != Some(worker) {
                 return CommitReply::Refused;
             }
-        } else if commit.number != next {
+        } else if commit.number != next || saga.owner != Some(worker) {
             return CommitReply::Refused;
         } else {
             let now = self.clock.now();
@@ -253,8 +257,14 @@ impl Tables {
             saga.journal.push(row);
             saga.apply(commit.then, now);
             for id in &commit.mail {
-                self.mail.remove(id);
-                self.consumed.insert(*id);
+                if self.mail.get(id).is_some_and(|mail| mail.run == commit.run) {
+                    self.mail.remove(id);
+                    self.consumed.insert(*id);
+                }
+            }
+            if let Then::End(_) = commit.then {
+                // What nobody read is answered from the end.
+                self.mail.retain(|_, mail| mail.run != commit.run);
             }
         }
         CommitReply::Committed { mail: self.mail_of(commit.run) }

@@ -106,7 +106,7 @@ async fn consume(tx: &mut Tx, won: &[&Commit]) -> Result<()> {
     }
     sqlx::query(
         "UPDATE saga_mail SET consumed = CAST(substr(c.value, 65) AS INTEGER) FROM json_each(?) c
-         WHERE run = unhex(substr(c.value, 1, 32)) AND id = unhex(substr(c.value, 33, 32))",
+         WHERE saga_mail.run = unhex(substr(c.value, 1, 32)) AND saga_mail.id = unhex(substr(c.value, 33, 32))",
     )
     .bind(serde_json::to_string(&read).expect("strings can be written"))
     .execute(&mut **tx)

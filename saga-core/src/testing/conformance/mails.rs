@@ -1,0 +1,107 @@
+//! Mail is only ever inserted, and only the owner consumes it.
+
+use super::Verdict;
+use super::rig::{Rig, cancel, end, go, holds, same};
+use crate::id::RunId;
+use crate::journal::EndKind;
+use crate::store::{CommitReply, Posted};
+
+pub(super) async fn mail_is_kept_once(rig: &Rig) -> Verdict {
+    let fence = rig.worker().await?;
+    let run = rig.owned(fence, "a").await?;
+    let mail = cancel(run);
+    for _ in 0..3 {
+        same!(
+            rig.store().post(std::slice::from_ref(&mail)).await?,
+            [Posted::Accepted],
+            "the same mail, posted again"
+        );
+    }
+    same!(
+        rig.store().post(&[mail.clone(), mail.clone()]).await?,
+        [Posted::Accepted; 2],
+        "the same mail, twice"
+    );
+    same!(rig.claim(fence).await?.mail, [mail], "the mail");
+    Ok(())
+}
+
+pub(super) async fn consumed_mail_stays_consumed(rig: &Rig) -> Verdict {
+    let fence = rig.worker().await?;
+    let run = rig.owned(fence, "a").await?;
+    let mail = cancel(run);
+    rig.store().post(std::slice::from_ref(&mail)).await?;
+    let mut commit = go(run, 1);
+    commit.mail = vec![mail.id];
+    same!(rig.commit(fence, commit.clone()).await?, [], "what is unread after it was consumed");
+    same!(
+        rig.store().post(std::slice::from_ref(&mail)).await?,
+        [Posted::Accepted],
+        "consumed mail, posted again"
+    );
+    same!(rig.claim(fence).await?.mail, [], "the unread mail");
+    same!(rig.commit(fence, commit).await?, [], "what is unread when the commit is sent again");
+    same!(rig.store().load(run).await?.map(|saga| saga.mail), Some(vec![]), "the mail that is loaded");
+    Ok(())
+}
+
+pub(super) async fn mail_for_nobody_is_told(rig: &Rig) -> Verdict {
+    let run = rig.unowned("a").await?;
+    let answers = rig.store().post(&[cancel(RunId::new()), cancel(run)]).await?;
+    same!(answers, [Posted::NoSuchSaga, Posted::Accepted], "mail for nobody, and for somebody");
+    Ok(())
+}
+
+pub(super) async fn mail_for_an_ended_saga_is_answered_from_its_end(rig: &Rig) -> Verdict {
+    let fence = rig.worker().await?;
+    let run = rig.owned(fence, "a").await?;
+    let early = cancel(run);
+    rig.store().post(std::slice::from_ref(&early)).await?;
+    rig.commit(fence, end(run, 1)).await?;
+    let ended = Posted::Ended(EndKind::Completed);
+    same!(rig.store().post(&[cancel(run), early]).await?, [ended; 2], "mail after the end");
+    let claimed = rig.claim(fence).await?;
+    same!((claimed.sagas.len(), claimed.mail.len()), (0, 0), "what is given after the end");
+    Ok(())
+}
+
+pub(super) async fn a_commit_gives_the_unread_mail_of_its_saga(rig: &Rig) -> Verdict {
+    let fence = rig.worker().await?;
+    let (a, b) = (rig.owned(fence, "a").await?, rig.owned(fence, "b").await?);
+    let mail = [cancel(a), cancel(b), cancel(a)];
+    rig.store().post(&mail).await?;
+    let replies = rig.store().commit(fence, &[go(a, 1), go(b, 1)]).await?;
+    let of = |run| mail.iter().filter(|mail| mail.run == run).cloned().collect();
+    let wanted = [CommitReply::Committed { mail: of(a) }, CommitReply::Committed { mail: of(b) }];
+    same!(replies, wanted, "each commit with its saga's mail, oldest first");
+    // Also when it is sent again: the first answer may have been lost.
+    same!(rig.commit(fence, go(a, 1)).await?, of(a), "the mail with a commit that is sent again");
+    Ok(())
+}
+
+pub(super) async fn a_commit_consumes_only_the_mail_it_names(rig: &Rig) -> Verdict {
+    let fence = rig.worker().await?;
+    let (a, b) = (rig.owned(fence, "a").await?, rig.owned(fence, "b").await?);
+    let (first, second, other) = (cancel(a), cancel(a), cancel(b));
+    rig.store().post(&[first.clone(), second.clone(), other.clone()]).await?;
+    let mut commit = go(a, 1);
+    // Naming another saga's mail consumes nothing of it.
+    commit.mail = vec![first.id, other.id];
+    same!(rig.commit(fence, commit).await?, [second], "what is unread of the saga that consumed");
+    holds!(rig.commit(fence, go(b, 1)).await? == [other], "a commit consumed another saga's mail");
+    Ok(())
+}
+
+pub(super) async fn a_refused_commit_consumes_no_mail(rig: &Rig) -> Verdict {
+    let (fence, stranger) = (rig.worker().await?, rig.worker().await?);
+    let (a, b) = (rig.owned(fence, "a").await?, rig.owned(stranger, "b").await?);
+    let (mine, theirs) = (cancel(a), cancel(b));
+    rig.store().post(&[mine.clone(), theirs.clone()]).await?;
+    let mut batch = [go(a, 1), go(b, 1)];
+    batch[0].mail = vec![mine.id];
+    batch[1].mail = vec![theirs.id];
+    let replies = rig.store().commit(fence, &batch).await?;
+    same!(replies, [CommitReply::Committed { mail: vec![] }, CommitReply::Refused], "one of two");
+    same!(rig.commit(stranger, go(b, 1)).await?, [theirs], "the mail of the saga whose commit was refused");
+    Ok(())
+}

@@ -1,0 +1,175 @@
+//! What operators and clients ask.
+
+use super::Verdict;
+use super::rig::{Rig, end, fingerprint, holds, join, named, same, seconds, start_of, then};
+use crate::id::{Name, RunId};
+use crate::journal::EndKind;
+use crate::saga::Definition;
+use crate::store::{Counts, Filter, Manifest, State, Then};
+
+pub(super) async fn a_saga_is_found_in_every_state(rig: &Rig) -> Verdict {
+    let fence = rig.worker().await?;
+    let run = rig.owned(fence, "a").await?;
+    let definition = named("place-order");
+    let due = seconds(-1);
+    let steps = [
+        (None, State::Running, Some(fence.worker), None),
+        (Some(Then::Wait(due)), State::Waiting, None, Some(due)),
+        (Some(Then::Block), State::Blocked, None, None),
+        (
+            Some(Then::End(EndKind::PartiallyCompensated)),
+            State::Ended(EndKind::PartiallyCompensated),
+            None,
+            None,
+        ),
+    ];
+    let mut since = None;
+    for (number, (consequence, state, owner, due)) in (0..).zip(steps) {
+        if let Some(consequence) = consequence {
+            if number > 1 {
+                rig.store().post(&[super::rig::cancel(run)]).await?;
+                holds!(rig.claim(fence).await?.sagas.len() == 1, "a saga with mail was not claimed");
+            }
+            rig.commit(fence, then(run, number, consequence)).await?;
+        }
+        let Some(found) = rig.a.query.find(&definition, "a").await? else {
+            return Err(super::Broken(format!("a saga that is {state:?} is not found by its id")));
+        };
+        same!(rig.a.query.summary(run).await?.as_ref(), Some(&found), "the summary by run");
+        same!(rig.a.query.list(&Filter::default()).await?, [found.clone()], "the list");
+        same!(
+            (found.run, found.state, found.owner, found.due),
+            (run, state, owner, due),
+            "a saga that is {state:?}"
+        );
+        same!((&found.definition, found.version), (&definition, 3), "its definition");
+        same!((found.fingerprint, found.digest), (fingerprint("place-order"), [7; 32]), "its digests");
+        holds!(since.is_none_or(|since| since <= found.since), "a state began before the one before it");
+        since = Some(found.since);
+    }
+    Ok(())
+}
+
+pub(super) async fn a_list_is_filtered_and_paged(rig: &Rig) -> Verdict {
+    let fence = rig.worker().await?;
+    let mut all: Vec<(RunId, Name, State)> = Vec::new();
+    for index in 0..23 {
+        let definition = if index % 3 == 0 { "refund" } else { "place-order" };
+        let start = start_of(definition, &format!("{index}"), true);
+        rig.store().start(Some(fence), std::slice::from_ref(&start)).await?;
+        let (consequence, state) = match index % 5 {
+            0 => (Then::Block, State::Blocked),
+            1 => (Then::End(EndKind::Completed), State::Ended(EndKind::Completed)),
+            2 => (Then::End(EndKind::Compensated), State::Ended(EndKind::Compensated)),
+            3 => (Then::Wait(seconds(60)), State::Waiting),
+            _ => (Then::Go, State::Running),
+        };
+        rig.commit(fence, then(start.run, 1, consequence)).await?;
+        all.push((start.run, start.definition, state));
+    }
+    all.sort_unstable_by_key(|(run, ..)| std::cmp::Reverse(*run));
+    let states = [None, Some(State::Blocked), Some(State::Waiting), Some(State::Running)].into_iter().chain(
+        [EndKind::Completed, EndKind::Compensated, EndKind::PartiallyCompensated]
+            .map(|end| Some(State::Ended(end))),
+    );
+    for state in states {
+        for definition in [None, Some(named("refund")), Some(named("nothing"))] {
+            let wanted: Vec<RunId> = all
+                .iter()
+                .filter(|(_, name, _)| definition.as_ref().is_none_or(|definition| definition == name))
+                .filter(|(.., found)| state.is_none_or(|state| state == *found))
+                .map(|(run, ..)| *run)
+                .collect();
+            for limit in [0, 1, 2, 7, 23] {
+                let mut filter = Filter { definition: definition.clone(), state, before: None, limit };
+                let mut listed = Vec::new();
+                loop {
+                    let page = rig.a.query.list(&filter).await?;
+                    holds!(limit == 0 || page.len() <= limit, "a page of {limit} holds {}", page.len());
+                    let Some(last) = page.last() else { break };
+                    filter.before = Some(last.run);
+                    listed.extend(page.iter().map(|saga| saga.run));
+                    holds!(listed.len() <= all.len(), "pages of {limit} repeat themselves");
+                }
+                same!(listed, wanted, "pages of {limit} with {state:?} and {definition:?}");
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn counts_are_by_definition_and_state(rig: &Rig) -> Verdict {
+    let fence = rig.worker().await?;
+    same!(rig.a.query.counts().await?, [], "the counts of nothing");
+    for (definition, saga, consequence) in [
+        ("place-order", "a", Then::Go),
+        ("place-order", "b", Then::Go),
+        ("place-order", "c", Then::Block),
+        ("refund", "a", Then::Go),
+        ("refund", "b", Then::End(EndKind::Completed)),
+        ("refund", "c", Then::End(EndKind::Completed)),
+        ("refund", "d", Then::End(EndKind::Compensated)),
+    ] {
+        let start = start_of(definition, saga, true);
+        rig.store().start(Some(fence), std::slice::from_ref(&start)).await?;
+        rig.commit(fence, then(start.run, 1, consequence)).await?;
+    }
+    let mut counts = rig.a.query.counts().await?;
+    counts.sort_by_key(|count| (count.definition.clone(), count.state.as_str()));
+    let count = |definition, state, runs| Counts { definition: named(definition), state, runs };
+    let wanted = [
+        count("place-order", State::Blocked, 1),
+        count("place-order", State::Running, 2),
+        count("refund", State::Ended(EndKind::Compensated), 1),
+        count("refund", State::Ended(EndKind::Completed), 2),
+        count("refund", State::Running, 1),
+    ];
+    same!(counts, wanted, "the counts");
+    Ok(())
+}
+
+pub(super) async fn manifests_are_kept_once(rig: &Rig) -> Verdict {
+    let (one, two) = (manifest(1), manifest(2));
+    same!(rig.a.query.manifests().await?, [], "the manifests of nothing");
+    rig.store().register(std::slice::from_ref(&one)).await?;
+    rig.other().await.store.register(&[two.clone(), one.clone()]).await?;
+    rig.store().register(&[]).await?;
+    let mut kept = rig.a.query.manifests().await?;
+    kept.sort_by_key(|manifest| manifest.plan.version);
+    same!(kept, [one, two], "the manifests");
+    Ok(())
+}
+
+fn manifest(version: u32) -> Manifest {
+    let (definition, input) = Definition::build::<(), u32>("place-order", version);
+    Manifest::of(definition.finish(input).expect("a definition without steps is one").plan())
+}
+
+pub(super) async fn workers_are_listed_with_what_they_own(rig: &Rig) -> Verdict {
+    let (busy, idle, gone) = (rig.worker().await?, join(&rig.other().await).await?, rig.worker().await?);
+    let run = rig.owned(busy, "a").await?;
+    rig.owned(busy, "b").await?;
+    rig.owned(gone, "c").await?;
+    rig.commit(busy, end(run, 1)).await?;
+    rig.store().fence(gone.worker).await?;
+    let mut workers = rig.a.query.workers().await?;
+    workers.sort_by_key(|worker| worker.sagas);
+    let found: Vec<_> = workers.iter().map(|w| (w.id, w.sagas, w.fenced, w.label.as_str())).collect();
+    same!(found, [(idle.worker, 0, false, "host:1"), (busy.worker, 1, false, "host:1")], "the workers");
+    holds!(
+        workers.iter().all(|worker| worker.renewed_at >= worker.joined_at),
+        "a renewal before the joining"
+    );
+    Ok(())
+}
+
+pub(super) async fn what_does_not_exist_is_not_found(rig: &Rig) -> Verdict {
+    let nobody = RunId::new();
+    same!(rig.store().load(nobody).await?, None, "a run that does not exist");
+    same!(rig.a.query.summary(nobody).await?, None, "its summary");
+    same!(rig.a.query.journal(nobody).await?, [], "its journal");
+    same!(rig.a.query.find(&named("place-order"), "a").await?, None, "an id that does not exist");
+    same!(rig.a.query.list(&Filter::default()).await?, [], "the list of nothing");
+    same!(rig.a.query.workers().await?, [], "the workers of nothing");
+    Ok(())
+}

@@ -1,0 +1,347 @@
+//! Twins of the store in memory that break one guarantee each: the suite must catch every one of them, by
+//! the case that is named after the guarantee.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+
+use super::{Database, run};
+use crate::id::{MailId, Name, RunId, WorkerId};
+use crate::journal::Timestamp;
+use crate::store::{
+    Backend, Claim, Claimed, Commit, CommitReply, Counts, Error, Fence, Filter, JournalRow, Loaded, Mail,
+    Manifest, MemoryStore, NewWorker, Posted, Query, Renewal, Result, Start, StartReply, Store, Summary,
+    Then, WorkerInfo,
+};
+
+/// What a twin does wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bug {
+    /// A zombie's commit slips in: the fence is looked at before the batch waits for its turn.
+    LooksAtTheFenceTooEarly,
+    /// Fenced commits are answered as if they had been written.
+    AcknowledgesFencedCommits,
+    /// A commit is answered before it is written.
+    AnswersBeforeItWrites,
+    /// A taken number is no obstacle: the next free one is used.
+    WritesUnderTheNextNumber,
+    /// A commit that is sent again is refused, because its number is taken.
+    RefusesItsOwnCommit,
+    /// One refused commit refuses its batch.
+    RefusesTheWholeBatch,
+    /// The mail that a refused commit names is gone.
+    ConsumesForTheRefused,
+    /// The answer to a commit comes without mail.
+    ForgetsMailInReplies,
+    /// A saga that ended goes on.
+    IgnoresEnds,
+    /// Sagas whose owner lives are given to others.
+    StealsFromTheLiving,
+    /// A wait is over at once.
+    WakesEarly,
+    /// A claim gives more than was asked for.
+    IgnoresTheLimit,
+    /// A claim gives the youngest first.
+    ClaimsBackwards,
+    /// A zombie may start sagas.
+    LetsZombiesStart,
+    /// A zombie is told that its lease runs on.
+    RenewsZombies,
+    /// An id joins as often as it likes.
+    JoinsTwice,
+    /// A second start under an id makes a second saga.
+    StartsTwice,
+    /// A taken id is told with the digest of the start that came too late.
+    TellsTheWrongDigest,
+    /// A taken id is told without its end.
+    ForgetsTheEnd,
+    /// Mail that was consumed can be posted again.
+    DeliversMailTwice,
+    /// Mail for nobody is accepted.
+    AcceptsMailForNobody,
+    /// Journals are read newest first.
+    ReadsJournalsBackwards,
+    /// JSON is kept as its meaning, not as its text.
+    NormalisesJson,
+    /// A text ends at its first NUL character.
+    CutsAtNul,
+    /// The second page of a list is the first again.
+    RepeatsPages,
+    /// Ended sagas are not counted.
+    CountsOnlyTheLiving,
+}
+
+struct Twin {
+    real: MemoryStore,
+    bug: Bug,
+    eaten: Mutex<HashSet<MailId>>,
+    sent: Mutex<HashSet<(RunId, u32)>>,
+    started: Mutex<Vec<RunId>>,
+}
+
+impl Twin {
+    fn new(bug: Bug) -> Self {
+        Self {
+            real: MemoryStore::new(),
+            bug,
+            eaten: Mutex::default(),
+            sent: Mutex::default(),
+            started: Mutex::default(),
+        }
+    }
+
+    fn has(&self, bug: Bug) -> bool {
+        self.bug == bug
+    }
+
+    fn without_eaten(&self, mail: &mut Vec<Mail>) {
+        mail.retain(|mail| !self.eaten.lock().unwrap().contains(&mail.id));
+    }
+
+    async fn met(&self, fence: Fence) -> bool {
+        matches!(self.real.renew(fence).await, Ok(Renewal::Renewed(_)))
+    }
+
+    fn spoilt(&self, commit: &Commit) -> Commit {
+        let mut commit = commit.clone();
+        match (self.bug, commit.then) {
+            (Bug::WakesEarly, Then::Wait(_)) => commit.then = Then::Wait(Timestamp::UNIX_EPOCH),
+            (Bug::IgnoresEnds, Then::End(_)) => commit.then = Then::Go,
+            (Bug::NormalisesJson, _) => {
+                if let Ok(value) = serde_json::from_str::<serde_json::Value>(&commit.body) {
+                    commit.body = value.to_string().into();
+                }
+            }
+            (Bug::CutsAtNul, _) => commit.body = commit.body.split('\0').next().unwrap().into(),
+            _ => {}
+        }
+        commit
+    }
+
+    async fn one(&self, fence: Fence, commit: &Commit) -> Result<CommitReply> {
+        let mut commit = self.spoilt(commit);
+        let again = !self.sent.lock().unwrap().insert((commit.run, commit.number));
+        let mut reply = self.real.commit(fence, std::slice::from_ref(&commit)).await?.remove(0);
+        if self.has(Bug::RefusesItsOwnCommit) && again {
+            return Ok(CommitReply::Refused);
+        }
+        if reply == CommitReply::Refused && self.has(Bug::WritesUnderTheNextNumber) {
+            commit.number = u32::try_from(self.real.journal(commit.run).await?.len()).unwrap();
+            reply = self.real.commit(fence, std::slice::from_ref(&commit)).await?.remove(0);
+        }
+        if reply == CommitReply::Refused && self.has(Bug::ConsumesForTheRefused) {
+            self.eaten.lock().unwrap().extend(&commit.mail);
+        }
+        Ok(reply)
+    }
+}
+
+#[async_trait]
+impl Store for Twin {
+    async fn register(&self, manifests: &[Manifest]) -> Result<()> {
+        self.real.register(manifests).await
+    }
+
+    async fn join(&self, worker: &NewWorker) -> Result<Fence> {
+        match self.real.join(worker).await {
+            Err(_) if self.has(Bug::JoinsTwice) => Ok(Fence { worker: worker.id, epoch: 1 }),
+            joined => joined,
+        }
+    }
+
+    async fn renew(&self, fence: Fence) -> Result<Renewal> {
+        match self.real.renew(fence).await? {
+            Renewal::Fenced if self.has(Bug::RenewsZombies) => Ok(Renewal::Renewed(vec![])),
+            renewal => Ok(renewal),
+        }
+    }
+
+    async fn fence(&self, worker: WorkerId) -> Result<()> {
+        self.real.fence(worker).await
+    }
+
+    async fn claim(&self, claim: &Claim) -> Result<Claimed> {
+        let mut asked = claim.clone();
+        if self.has(Bug::IgnoresTheLimit) {
+            asked.limit = usize::MAX;
+        }
+        let mut claimed = self.real.claim(&asked).await?;
+        if self.has(Bug::ClaimsBackwards) {
+            claimed.sagas.reverse();
+        }
+        if self.has(Bug::StealsFromTheLiving) {
+            let started = self.started.lock().unwrap().clone();
+            for run in started {
+                if let Some(saga) =
+                    self.load(run).await?.filter(|s| s.owner.is_some_and(|o| o != claim.fence.worker))
+                {
+                    claimed.sagas.push(saga);
+                }
+            }
+        }
+        self.without_eaten(&mut claimed.mail);
+        Ok(claimed)
+    }
+
+    async fn load(&self, run: RunId) -> Result<Option<Loaded>> {
+        let mut loaded = self.real.load(run).await?;
+        if let Some(loaded) = &mut loaded {
+            self.without_eaten(&mut loaded.mail);
+        }
+        Ok(loaded)
+    }
+
+    async fn start(&self, fence: Option<Fence>, starts: &[Start]) -> Result<Vec<StartReply>> {
+        let mut starts = starts.to_vec();
+        if self.has(Bug::CutsAtNul) {
+            for start in &mut starts {
+                start.saga = start.saga.split('\0').next().unwrap().into();
+            }
+        }
+        self.started.lock().unwrap().extend(starts.iter().map(|start| start.run));
+        let mut replies = match self.real.start(fence, &starts).await {
+            Err(Error::Fenced) if self.has(Bug::LetsZombiesStart) => self.real.start(None, &starts).await?,
+            replies => replies?,
+        };
+        for (start, reply) in starts.iter_mut().zip(&mut replies) {
+            let StartReply::Exists { digest, end, .. } = reply else { continue };
+            match self.bug {
+                Bug::TellsTheWrongDigest => *digest = start.digest,
+                Bug::ForgetsTheEnd => *end = None,
+                Bug::StartsTwice => {
+                    start.saga = format!("{} again", start.saga).into();
+                    *reply = self.real.start(fence, std::slice::from_ref(start)).await?.remove(0);
+                }
+                _ => {}
+            }
+        }
+        Ok(replies)
+    }
+
+    async fn commit(&self, fence: Fence, commits: &[Commit]) -> Result<Vec<CommitReply>> {
+        if self.has(Bug::LooksAtTheFenceTooEarly) {
+            if !self.met(fence).await {
+                return Err(Error::Fenced);
+            }
+            for _ in 0..20 {
+                tokio::task::yield_now().await;
+            }
+            return Ok(self.real.commit_unfenced(fence.worker, commits));
+        }
+        if !self.met(fence).await {
+            return match self.bug {
+                Bug::AcknowledgesFencedCommits => {
+                    Ok(vec![CommitReply::Committed { mail: vec![] }; commits.len()])
+                }
+                _ => Err(Error::Fenced),
+            };
+        }
+        if self.has(Bug::AnswersBeforeItWrites) && commits.iter().all(|commit| commit.number % 3 == 2) {
+            return Ok(vec![CommitReply::Committed { mail: vec![] }; commits.len()]);
+        }
+        let mut replies = Vec::new();
+        for commit in commits {
+            replies.push(self.one(fence, commit).await?);
+        }
+        if self.has(Bug::RefusesTheWholeBatch) && replies.contains(&CommitReply::Refused) {
+            replies.fill(CommitReply::Refused);
+        }
+        for reply in &mut replies {
+            if let CommitReply::Committed { mail } = reply {
+                self.without_eaten(mail);
+                if self.has(Bug::ForgetsMailInReplies) {
+                    mail.clear();
+                }
+            }
+        }
+        Ok(replies)
+    }
+
+    async fn post(&self, mail: &[Mail]) -> Result<Vec<Posted>> {
+        let mut answers = self.real.post(mail).await?;
+        if self.has(Bug::AcceptsMailForNobody) {
+            answers.fill(Posted::Accepted);
+        }
+        if self.has(Bug::DeliversMailTwice) {
+            for mail in mail {
+                self.real.post(&[Mail { id: MailId::new(), ..mail.clone() }]).await?;
+            }
+        }
+        Ok(answers)
+    }
+}
+
+#[async_trait]
+impl Query for Twin {
+    async fn find(&self, definition: &Name, saga: &str) -> Result<Option<Summary>> {
+        self.real.find(definition, saga).await
+    }
+    async fn summary(&self, run: RunId) -> Result<Option<Summary>> {
+        self.real.summary(run).await
+    }
+    async fn list(&self, filter: &Filter) -> Result<Vec<Summary>> {
+        let mut filter = filter.clone();
+        if self.has(Bug::RepeatsPages) && filter.limit != 0 {
+            filter.before = None;
+        }
+        self.real.list(&filter).await
+    }
+    async fn journal(&self, run: RunId) -> Result<Vec<JournalRow>> {
+        let mut rows = self.real.journal(run).await?;
+        if self.has(Bug::ReadsJournalsBackwards) {
+            rows.reverse();
+        }
+        Ok(rows)
+    }
+    async fn manifests(&self) -> Result<Vec<Manifest>> {
+        self.real.manifests().await
+    }
+    async fn workers(&self) -> Result<Vec<WorkerInfo>> {
+        self.real.workers().await
+    }
+    async fn counts(&self) -> Result<Vec<Counts>> {
+        let mut counts = self.real.counts().await?;
+        if self.has(Bug::CountsOnlyTheLiving) {
+            counts.retain(|count| !matches!(count.state, crate::store::State::Ended(_)));
+        }
+        Ok(counts)
+    }
+}
+
+#[tokio::test]
+async fn every_twin_is_caught_by_the_guarantee_that_it_breaks() {
+    use Bug::*;
+    for (bug, guarantee) in [
+        (LooksAtTheFenceTooEarly, "a_fence_waits_for_what_is_in_flight"),
+        (AcknowledgesFencedCommits, "a_fenced_worker_cannot_commit"),
+        (AnswersBeforeItWrites, "a_journal_keeps_its_order_and_its_writers"),
+        (WritesUnderTheNextNumber, "a_commit_leaves_no_gap"),
+        (RefusesItsOwnCommit, "a_commit_sent_again_is_success"),
+        (RefusesTheWholeBatch, "a_refused_commit_harms_no_other_of_its_batch"),
+        (ConsumesForTheRefused, "a_refused_commit_consumes_no_mail"),
+        (ForgetsMailInReplies, "a_commit_gives_the_unread_mail_of_its_saga"),
+        (IgnoresEnds, "nothing_follows_an_end"),
+        (StealsFromTheLiving, "a_worker_that_lives_keeps_its_sagas"),
+        (WakesEarly, "a_waiting_saga_is_not_claimed_before_it_is_due"),
+        (IgnoresTheLimit, "a_claim_respects_its_limit_and_takes_the_oldest_due_first"),
+        (ClaimsBackwards, "a_claim_respects_its_limit_and_takes_the_oldest_due_first"),
+        (LetsZombiesStart, "a_fenced_worker_cannot_start"),
+        (RenewsZombies, "a_fenced_worker_cannot_renew"),
+        (JoinsTwice, "a_worker_joins_once"),
+        (StartsTwice, "starts_of_one_id_at_once_make_one_saga"),
+        (TellsTheWrongDigest, "a_taken_id_is_told_with_run_digest_and_end"),
+        (ForgetsTheEnd, "a_taken_id_is_told_with_run_digest_and_end"),
+        (DeliversMailTwice, "mail_is_kept_once"),
+        (AcceptsMailForNobody, "mail_for_nobody_is_told"),
+        (ReadsJournalsBackwards, "a_journal_keeps_its_order_and_its_writers"),
+        (NormalisesJson, "every_text_is_kept_as_it_was"),
+        (CutsAtNul, "a_nul_character_harms_nobody"),
+        (RepeatsPages, "a_list_is_filtered_and_paged"),
+        (CountsOnlyTheLiving, "counts_are_by_definition_and_state"),
+    ] {
+        let report =
+            run(async || Arc::new(Backend::from(Arc::new(Twin::new(bug)))) as Arc<dyn Database>).await;
+        assert!(report.broken().contains(&guarantee), "{bug:?} broke {:?}, not {guarantee}", report.broken());
+    }
+}

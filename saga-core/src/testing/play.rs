@@ -1,0 +1,266 @@
+//! Plays one run: processes are started, hit, and followed by others, until the saga has come to rest
+//! and every zombie has had its say.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::evidence::Evidence;
+use super::faulty::FaultyStore;
+use super::ledger::Ledger;
+use super::plan::Plan;
+use super::process::Process;
+use super::scene::{Event, Scene};
+use super::{calls, rules};
+use crate::client::Client;
+use crate::clock::Clock;
+use crate::engine::{Running, Settings, Worker, Wrap};
+use crate::id::MailId;
+use crate::journal::{MailBody, Record, Verb};
+use crate::saga::Definition;
+use crate::store::{Backend, Mail, MemoryStore, State};
+
+/// What is played.
+pub(super) struct Subject<A, In, Out> {
+    pub(super) definition: Definition<A, In, Out>,
+    pub(super) app: Box<dyn Fn(&Ledger) -> A + Send + Sync>,
+    pub(super) input: In,
+    /// The longest that a run may take, in virtual time.
+    pub(super) limit: Duration,
+    pub(super) seams: Seams,
+    /// The steps whose effects participants see, once that is known.
+    pub(super) known: OnceLock<BTreeSet<String>>,
+}
+
+/// Where a test of the explorer itself breaks the engine or the store.
+#[derive(Default)]
+pub(super) struct Seams {
+    /// Between the engine and the faults.
+    pub(super) engine: Option<Seam<Backend>>,
+    /// Between the faults and the store.
+    pub(super) store: Option<Seam<Backend>>,
+    /// Between the engine and a step's code.
+    pub(super) code: Option<Box<dyn Fn() -> Wrap + Send + Sync>>,
+}
+
+type Seam<T> = Box<dyn Fn(T) -> T + Send + Sync>;
+
+/// The saga's id in every run.
+const SAGA: &str = "explored";
+
+/// Leases, looks and polls: long enough that little happens beside the saga, short enough that a
+/// takeover takes seconds of a time that costs nothing. The shortest retries are waited for in memory,
+/// longer ones in the store.
+fn settings() -> Settings {
+    Settings {
+        lease: Duration::from_secs(3),
+        look: Duration::from_secs(1),
+        poll: Duration::from_millis(50)..Duration::from_secs(1),
+        hold: Duration::from_millis(80),
+        ..Settings::default()
+    }
+}
+
+impl<A, In, Out> Subject<A, In, Out>
+where
+    A: Clone + Send + Sync + 'static,
+    In: Serialize + Clone + Send + Sync + 'static,
+    Out: Send + 'static,
+{
+    /// Plays one run, and says what is known of it.
+    pub(super) fn play(&self, plan: &Plan) -> Evidence {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime without I/O can always be built");
+        let mut evidence = runtime.block_on(self.direct(plan));
+        evidence.read();
+        rules::judge(&mut evidence);
+        evidence
+    }
+
+    async fn direct(&self, plan: &Plan) -> Evidence {
+        let clock = Clock::virtual_time();
+        let began = tokio::time::Instant::now();
+        let mut real = Backend::from(Arc::new(MemoryStore::with_clock(clock.clone())));
+        if let Some(twin) = &self.seams.store {
+            real = twin(real);
+        }
+        let ledger = Ledger::new();
+        ledger.play(&plan.script);
+        let shape = self.definition.plan().clone();
+        for node in shape.nodes.iter().filter(|node| !node.idempotent) {
+            ledger.not_idempotent(node.name.as_str());
+        }
+        let scene = Scene::new(real.clone(), plan.hits.clone());
+        let mut cast = Cast {
+            subject: self,
+            plan,
+            scene: &scene,
+            ledger: &ledger,
+            clock,
+            players: Vec::new(),
+            started: Arc::default(),
+        };
+        let settled = tokio::time::timeout(self.limit, cast.until_it_rests()).await.is_ok();
+        cast.let_zombies_speak().await;
+        drop(cast);
+
+        let summary = real.query.find(&shape.name, SAGA).await.expect("the store in memory answers");
+        let journal = match &summary {
+            Some(summary) => real.query.journal(summary.run).await.expect("the store in memory answers"),
+            None => Vec::new(),
+        };
+        let mut broken = scene.broken();
+        broken.extend(
+            scene.missed().into_iter().map(|point| format!("point {point} was never reached as planned")),
+        );
+        Evidence {
+            plan: plan.clone(),
+            shape,
+            entries: ledger.entries(),
+            ledger,
+            run: summary.as_ref().map(|summary| summary.run),
+            summary,
+            journal,
+            trace: scene.trace(),
+            took: began.elapsed(),
+            records: Vec::new(),
+            cancels: scene.cancels(),
+            settled,
+            known: self.known.get().cloned().unwrap_or_default(),
+            broken,
+        }
+    }
+}
+
+/// The processes of a run.
+struct Cast<'a, A, In, Out> {
+    subject: &'a Subject<A, In, Out>,
+    plan: &'a Plan,
+    scene: &'a Scene,
+    ledger: &'a Ledger,
+    clock: Clock,
+    players: Vec<(Process, Option<Running>)>,
+    /// Somebody was told that the saga is started.
+    started: Arc<AtomicBool>,
+}
+
+impl<A, In, Out> Cast<'_, A, In, Out>
+where
+    A: Clone + Send + Sync + 'static,
+    In: Serialize + Clone + Send + Sync + 'static,
+    Out: Send + 'static,
+{
+    /// Goes on until the saga has ended, or needs a person whom the script does not send.
+    async fn until_it_rests(&mut self) {
+        let mut retries = self.plan.script.retries;
+        self.enter().await;
+        loop {
+            match self.scene.event().await {
+                Event::Ended => return,
+                Event::Died(number) => {
+                    self.players[number].1 = None;
+                    self.enter().await;
+                }
+                Event::Frozen => self.enter().await,
+                Event::Blocked if retries > 0 => {
+                    retries -= 1;
+                    self.retry().await;
+                }
+                Event::Blocked if self.rests().await => return,
+                Event::Blocked => {}
+            }
+        }
+    }
+
+    /// Whether a blocked saga stays so: mail that waits for it may yet set it going.
+    async fn rests(&self) -> bool {
+        tokio::time::sleep(settings().poll.end * 3).await;
+        let Some(run) = self.scene.run() else { return false };
+        let summary = self.scene.real().query.summary(run).await.expect("the store in memory answers");
+        summary.is_some_and(|summary| summary.state == State::Blocked)
+    }
+
+    /// A process begins, as a supervisor would begin it anew. Whoever wanted the saga started asks
+    /// again, until somebody has said that it is.
+    async fn enter(&mut self) {
+        let process = Process::new(self.players.len());
+        let Seams { engine, code, .. } = &self.subject.seams;
+        let mut backend = Backend::from(Arc::new(FaultyStore::new(self.scene.clone(), process.clone())));
+        if let Some(twin) = engine {
+            backend = twin(backend);
+        }
+        let shape = self.subject.definition.plan().clone();
+        let points = calls::wrap(self.scene.clone(), process.clone(), shape, self.plan.script.repeat);
+        let wrap = match code {
+            None => points,
+            Some(twin) => {
+                let twin = twin();
+                Arc::new(move |code| points(twin(code))) as Wrap
+            }
+        };
+        let running = Worker::new(backend, (self.subject.app)(self.ledger))
+            .clock(self.clock.clone())
+            .settings(settings())
+            .wrap_code(wrap)
+            .register(&self.subject.definition)
+            .expect("one definition cannot be in conflict with itself")
+            .start()
+            .await
+            .expect("a new process reaches the store");
+        if !self.started.load(Relaxed) {
+            tokio::spawn(start(
+                running.client(),
+                self.subject.definition.clone(),
+                self.subject.input.clone(),
+                self.started.clone(),
+            ));
+        }
+        self.players.push((process, Some(running)));
+    }
+
+    /// An operator has the blocked place tried again.
+    async fn retry(&self) {
+        let Some(run) = self.scene.run() else { return };
+        let Backend { store, query } = self.scene.real();
+        let rows = query.journal(run).await.expect("the store in memory answers");
+        let records = rows.iter().flat_map(|row| crate::journal::decode(&row.body).unwrap_or_default());
+        let at = records
+            .filter_map(|record| if let Record::Blocked { at, .. } = record { Some(at) } else { None });
+        let Some(at) = at.last() else { return };
+        let body =
+            MailBody::Operator { at, verb: Verb::Retry, who: "the script".into(), why: "by plan".into() };
+        store.post(&[Mail { id: MailId::new(), run, body }]).await.expect("the store in memory answers");
+    }
+
+    /// The frozen are thawed, and everybody has time to find out what became of the saga.
+    async fn let_zombies_speak(&self) {
+        let zombies = self.players.iter().filter(|(process, _)| process.was_zombie()).count();
+        self.players.iter().for_each(|(process, _)| process.thaw());
+        if zombies > 0 {
+            tokio::time::sleep(settings().lease * 2).await;
+        } else {
+            // Siblings that were on their way arrive.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+async fn start<A, In: Serialize, Out>(
+    client: Client,
+    definition: Definition<A, In, Out>,
+    input: In,
+    started: Arc<AtomicBool>,
+) {
+    while !started.load(Relaxed) {
+        match client.start(&definition, SAGA, &input).await {
+            Ok(_) => started.store(true, Relaxed),
+            Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Many runs on many threads, with one answer.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+/// Does `work` for every item; the answers stand in the items' order. The first failure in that order
+/// is the answer, whichever thread found one first; what comes after a failure is left out.
+pub(super) fn in_order<I: Sync, T: Send, E: Send>(
+    items: &[I],
+    threads: usize,
+    work: impl Fn(&I) -> Result<T, E> + Sync,
+) -> Result<Vec<T>, E> {
+    let next = AtomicUsize::new(0);
+    let failed = AtomicUsize::new(usize::MAX);
+    let done = Mutex::new(Vec::with_capacity(items.len()));
+    std::thread::scope(|scope| {
+        for _ in 0..threads.min(items.len()) {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, SeqCst);
+                    if index >= items.len() || index > failed.load(SeqCst) {
+                        return;
+                    }
+                    let answer = work(&items[index]);
+                    if answer.is_err() {
+                        failed.fetch_min(index, SeqCst);
+                    }
+                    done.lock().expect("nothing panics while it holds the answers").push((index, answer));
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().expect("nothing panics while it holds the answers");
+    done.sort_unstable_by_key(|(index, _)| *index);
+    done.into_iter().map(|(_, answer)| answer).collect()
+}
+
+/// Keeps at most `most` items, chosen by the seed, in their order.
+pub(super) fn sample<T>(mut items: Vec<T>, most: usize, seed: u64) -> Vec<T> {
+    let mut state = seed;
+    let mut left = items.len();
+    let mut wanted = most.min(left);
+    items.retain(|_| {
+        // Each item is kept with the chance that is still open: `wanted` of those that are left.
+        let keep = next(&mut state) % (left as u64) < wanted as u64;
+        left -= 1;
+        wanted -= usize::from(keep);
+        keep
+    });
+    items
+}
+
+/// SplitMix64: small, and the same on every machine.
+fn next(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_has_the_size_that_was_asked_for_and_follows_the_seed() {
+        let of = |most, seed| sample((0..1000).collect::<Vec<u32>>(), most, seed);
+        assert_eq!(of(50, 1).len(), 50);
+        assert_eq!(of(50, 1), of(50, 1));
+        assert_ne!(of(50, 1), of(50, 2));
+        assert_eq!(of(2000, 1).len(), 1000);
+        assert!(of(50, 3).is_sorted());
+    }
+
+    #[test]
+    fn the_first_failure_in_order_is_the_answer() {
+        let items: Vec<u32> = (0..100).collect();
+        let fail = |n: &u32| if *n % 30 == 29 { Err(*n) } else { Ok(*n) };
+        assert_eq!(in_order(&items, 4, fail), Err(29));
+        assert_eq!(in_order(&items[..29], 4, fail).map(|all| all.len()), Ok(29));
+    }
+}
