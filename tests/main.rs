@@ -7,9 +7,11 @@
 //! | `idempotency` | claims hold while their store is killed, frozen, badly set up or not heard |
 //! | `outbox` | events are written with the business change or not at all, and applied once, on Postgres |
 //! | `relay` | what was committed is published: all of it, nothing else, in order; whoever dies or hangs |
+//! | `wire` | what a saga sends is what a participant reads |
 
 mod apparatus;
 mod conformance;
 mod idempotency;
 mod outbox;
 mod relay;
+mod wire;
