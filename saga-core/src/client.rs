@@ -46,6 +46,15 @@ pub enum Error {
     /// A saga's id that cannot be kept.
     #[error("a saga's id has 1 to 255 characters and no control characters; this one has not: {0:?}")]
     BadId(String),
+    /// The input is larger than a journal keeps.
+    #[error(
+        "the input has {bytes} bytes, and at most {} are kept; store it elsewhere and start the saga with its address",
+        Payload::BYTES_MAX
+    )]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+    },
     /// A value that cannot be written or read as JSON of the expected type.
     #[error("{what} does not fit its type: {source}")]
     Payload {
@@ -147,6 +156,9 @@ impl Client {
     async fn start_plan(&self, plan: &Arc<Plan>, saga: &str, input: Payload) -> Result<RunId, Error> {
         if saga.is_empty() || saga.chars().count() > 255 || saga.chars().any(char::is_control) {
             return Err(Error::BadId(saga.into()));
+        }
+        if input.bytes() > Payload::BYTES_MAX {
+            return Err(Error::TooLarge { bytes: input.bytes() });
         }
         let digest = input.digest();
         let start = Start {

@@ -16,6 +16,15 @@ use serde_json::value::RawValue;
 pub struct Payload(Arc<RawValue>);
 
 impl Payload {
+    /// How much JSON text one value may have unless a worker says otherwise: 1 MiB. A history is read
+    /// whole, so what is larger belongs into an object store, and its address into the saga.
+    pub const BYTES_MAX: usize = 1 << 20;
+
+    /// How many bytes its text has.
+    pub fn bytes(&self) -> usize {
+        self.as_str().len()
+    }
+
     /// Writes a value as JSON.
     pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Self, serde_json::Error> {
         serde_json::value::to_raw_value(value).map(|raw| Self(raw.into()))

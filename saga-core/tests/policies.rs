@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use saga_core::engine::Running;
-use saga_core::store::MemoryStore;
+use saga_core::store::{MemoryStore, Query, State};
 use saga_core::{Clock, Cx, Definition, Ended, Retry, StepError, Worker, step};
 
 async fn worker<Out>(definition: &Definition<(), u32, Out>) -> Running {
@@ -89,5 +89,32 @@ async fn a_heartbeat_moves_the_timeout_on_and_silence_is_unknown() {
     let end = worker.client().start(&definition, "1", &1).await.unwrap().wait().await.unwrap();
     assert_eq!(end, Ended::Completed(1));
     assert_eq!(calls.load(SeqCst), 2, "the first attempt was silent too long, the second was not");
+    worker.drain().await;
+}
+
+#[tokio::test]
+async fn what_is_too_large_to_keep_is_refused_at_the_door_and_blocks_behind_it() {
+    let (mut b, n) = Definition::build::<(), u32>("large", 1);
+    let large = step("large", async |_: Cx<()>, n: u32| Ok::<_, StepError>("x".repeat(n as usize)));
+    let large = b.add(large.no_compensation("it only answers"), n);
+    let definition = b.finish(large).unwrap();
+    let store = Arc::new(MemoryStore::new());
+    let worker = Worker::new(store.clone(), ()).register(&definition).unwrap().start().await.unwrap();
+    let client = worker.client();
+    let small = client.start(&definition, "small", &10).await.unwrap();
+    assert_eq!(small.wait().await.unwrap(), Ended::Completed("x".repeat(10)));
+
+    let large = client.start(&definition, "large", &(2 << 20)).await.unwrap();
+    let blocked = async || store.summary(large.run()).await.unwrap().unwrap().state == State::Blocked;
+    while !blocked().await {
+        tokio::task::yield_now().await;
+    }
+
+    let (mut b, text) = Definition::build::<(), String>("echo", 1);
+    let echo = step("echo", async |_: Cx<()>, text: String| Ok::<_, StepError>(text));
+    let echo = b.add(echo.no_compensation("it only answers"), text);
+    let echo = b.finish(echo).unwrap();
+    let refused = client.start(&echo, "1", &"x".repeat(2 << 20)).await.unwrap_err();
+    assert!(refused.to_string().contains("2097154 bytes"), "{refused}");
     worker.drain().await;
 }

@@ -13,7 +13,7 @@ use super::attempt;
 use super::committer::Settled;
 use super::live::{Draft, Launch, Saga};
 use super::shared::{Incarnation, LOCK, Shared};
-use crate::journal::{self, Effect, Failure, Illegal, Record, Stage};
+use crate::journal::{self, Effect, Failure, Illegal, Outcome, Record, Stage};
 use crate::step::code::Reply;
 use crate::step::context::{Attempt, Deadline};
 use crate::store::{Commit, Mail, Then};
@@ -105,6 +105,7 @@ impl Driver {
 
     fn finished(&mut self, launch: Launch, reply: Reply, draft: &mut Draft) -> Result<(), Illegal> {
         let (outcome, retry_after) = reply;
+        let outcome = within(outcome, self.shared.settings.payload_bytes_max);
         let now = self.shared.clock.now();
         let at = (launch.node, launch.item);
         let jitter = self.shared.clock.jitter();
@@ -234,5 +235,19 @@ impl Driver {
         draft.then.get_or_insert(Then::Block);
         self.commit(&draft).await;
         Ok(false)
+    }
+}
+
+/// An output that is too large to be kept is the code's fault, not the service's: the effect happened.
+fn within(outcome: Outcome, bytes_max: usize) -> Outcome {
+    match outcome {
+        Outcome::Ok(output) if output.bytes() > bytes_max => {
+            let bytes = output.bytes();
+            let failure = Failure::new(format!(
+                "the output has {bytes} bytes, and at most {bytes_max} are kept; store it elsewhere and return its address"
+            ));
+            Outcome::Malformed { failure, applied: true }
+        }
+        outcome => outcome,
     }
 }

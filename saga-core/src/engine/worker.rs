@@ -34,6 +34,9 @@ pub struct Settings {
     pub sagas: usize,
     /// A saga that is due again within this time is kept in memory instead of being given up; 2 s.
     pub hold: Duration,
+    /// How many bytes of JSON a step may give; [`Payload::BYTES_MAX`](crate::Payload::BYTES_MAX). A larger
+    /// output blocks its saga, because the effect happened and its result cannot be kept.
+    pub payload_bytes_max: usize,
     /// How long attempts that are under way may take to end when the worker drains; 10 s.
     pub grace: Duration,
     /// What people see of this worker; by default the process id.
@@ -48,6 +51,7 @@ impl Default for Settings {
             poll: Duration::from_millis(20)..Duration::from_millis(500),
             sagas: 2048,
             hold: Duration::from_secs(2),
+            payload_bytes_max: crate::Payload::BYTES_MAX,
             grace: Duration::from_secs(10),
             label: format!("pid {}", std::process::id()),
         }
