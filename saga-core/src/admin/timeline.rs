@@ -121,6 +121,7 @@ fn outcome_told(outcome: &Outcome) -> (Tone, String) {
         Outcome::Rejected(failure) => (Tone::Bad, format!("was rejected: {failure}")),
         Outcome::NotApplied(failure) => (Tone::Bad, format!("had no effect: {failure}")),
         Outcome::Unknown(failure) => (Tone::Bad, format!("has an unknown outcome: {failure}")),
+        Outcome::Deadly(failure) => (Tone::Bad, format!("kills its workers: {failure}")),
         Outcome::Malformed { failure, .. } => (Tone::Bad, format!("met a malformed payload: {failure}")),
     }
 }

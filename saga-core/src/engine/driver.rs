@@ -18,6 +18,9 @@ use crate::step::code::Reply;
 use crate::step::context::{Attempt, Deadline};
 use crate::store::{Commit, Mail, Then};
 
+/// After so many deaths in a row a saga is a suspect; after as many again, alone, it is blocked.
+const SUSPECT: u32 = 3;
+
 type Running = FuturesUnordered<BoxFuture<'static, (Launch, Reply)>>;
 
 /// Drives one saga until it ends, waits, is blocked, or is not ours any more.
@@ -30,6 +33,8 @@ pub(crate) struct Driver {
     forward: CancellationToken,
     mailbox: mpsc::UnboundedReceiver<Mail>,
     _permit: OwnedSemaphorePermit,
+    /// Held while the saga is suspected to kill its workers.
+    alone: Option<OwnedSemaphorePermit>,
 }
 
 impl Driver {
@@ -42,24 +47,30 @@ impl Driver {
     ) {
         let (letterbox, mailbox) = mpsc::unbounded_channel();
         let run = saga.run;
-        incarnation.mailboxes.lock().expect(LOCK).insert(run, letterbox);
+        incarnation.mailboxes.lock().expect(LOCK).insert(run, letterbox.clone());
         let tracker = incarnation.drivers.clone();
         let lost = incarnation.lost.clone();
         let forward = shared.draining.child_token();
         let attempts = FuturesUnordered::new();
-        let mut driver = Self { shared, incarnation, saga, attempts, forward, mailbox, _permit: permit };
+        let mut driver =
+            Self { shared, incarnation, saga, attempts, forward, mailbox, _permit: permit, alone: None };
         tracker.spawn(async move {
             let outcome = lost.run_until_cancelled(driver.drive()).await;
             if let Some(Err(illegal)) = outcome {
                 tracing::error!(%run, %illegal, "the engine wrote a history that is not legal; the saga rests");
             }
-            driver.incarnation.mailboxes.lock().expect(LOCK).remove(&run);
+            // The saga may have been claimed here again already: then the mailbox is its new driver's.
+            let mut mailboxes = driver.incarnation.mailboxes.lock().expect(LOCK);
+            if mailboxes.get(&run).is_some_and(|present| present.same_channel(&letterbox)) {
+                mailboxes.remove(&run);
+            }
         });
     }
 
     async fn drive(&mut self) -> Result<(), Illegal> {
         let mut draft = Draft::default();
         if self.saga.starts.is_empty() {
+            self.beware(&mut draft).await?;
             let mail = std::mem::take(&mut self.saga.mail);
             self.read(mail, &mut draft)?;
             if !self.advance(&mut draft).await? {
@@ -79,6 +90,23 @@ impl Driver {
                 return Ok(());
             }
         }
+    }
+
+    /// A saga whose attempts were running when several workers died one after another may be what kills
+    /// them. A suspect runs alone among the suspects of this worker; when workers die of it even so,
+    /// nobody runs it again before a person has looked. Any attempt that ends clears the suspicion.
+    async fn beware(&mut self, draft: &mut Draft) -> Result<(), Illegal> {
+        let deaths = self.saga.machine.deaths();
+        if deaths >= 2 * SUSPECT {
+            let failure =
+                Failure::new(format!("{deaths} workers died one after another while they ran this"));
+            return self.saga.end_all(&Outcome::Deadly(failure), draft);
+        }
+        if deaths >= SUSPECT {
+            let alone = self.shared.suspects.clone().acquire_owned().await;
+            self.alone = Some(alone.expect("never closed"));
+        }
+        Ok(())
     }
 
     /// Waits for an attempt's end, for mail, or for the time that the machine waits for.
@@ -112,6 +140,9 @@ impl Driver {
         let record = self.saga.machine.finish(at, launch.effect, outcome, retry_after, now, jitter);
         self.saga.machine.apply(&record)?;
         draft.records.push(record);
+        if self.saga.machine.deaths() == 0 {
+            self.alone = None;
+        }
         Ok(())
     }
 
@@ -230,7 +261,8 @@ impl Driver {
         let Ok(saga) = Saga::load(loaded, self.saga.program.clone()) else { return Ok(false) };
         self.saga = saga;
         let mut draft = Draft::default();
-        self.saga.fail(&Failure::new(format!("the database refuses this saga's data: {why}")), &mut draft)?;
+        let failure = Failure::new(format!("the database refuses this saga's data: {why}"));
+        self.saga.end_all(&Outcome::Malformed { failure, applied: true }, &mut draft)?;
         self.saga.decide(&mut draft, self.shared.clock.now(), Duration::ZERO)?;
         draft.then.get_or_insert(Then::Block);
         self.commit(&draft).await;

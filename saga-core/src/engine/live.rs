@@ -156,8 +156,8 @@ impl Saga {
         }
     }
 
-    /// Ends every attempt that may be under way as malformed, which needs a person.
-    pub(crate) fn fail(&mut self, failure: &Failure, draft: &mut Draft) -> Result<(), Illegal> {
+    /// Ends every attempt that may be under way like this.
+    pub(crate) fn end_all(&mut self, outcome: &Outcome, draft: &mut Draft) -> Result<(), Illegal> {
         for node in 0..self.program.plan.nodes.len() {
             for item in 0..self.machine.stages(node).len() {
                 let effect = match self.machine.stages(node)[item] {
@@ -166,9 +166,8 @@ impl Saga {
                     Stage::Probing { .. } => Effect::Probe,
                     _ => continue,
                 };
-                let outcome = Outcome::Malformed { failure: failure.clone(), applied: true };
                 let at = self.program.plan.nodes[node].place(item);
-                let record = Record::Finished { at, effect, outcome, due: None };
+                let record = Record::Finished { at, effect, outcome: outcome.clone(), due: None };
                 self.machine.apply(&record)?;
                 draft.records.push(record);
             }

@@ -53,21 +53,24 @@ async fn take(shared: &Arc<Shared>, incarnation: &Arc<Incarnation>, claimed: Cla
             let _ = mailbox.send(mail);
         }
     }
-    for loaded in claimed.sagas {
-        drive(shared, incarnation, loaded).await;
+    let mut sagas: Vec<Saga> = claimed.sagas.into_iter().filter_map(|loaded| fit(shared, loaded)).collect();
+    // Suspects wait for each other in this order: the one with the fewest deaths goes first, so that
+    // kills that have nothing to do with them do not gather on one.
+    sagas.sort_by_key(|saga| saga.machine.deaths());
+    for saga in sagas {
+        // Claims take no more than was free, but a local start may have taken a permit meanwhile.
+        let permit = shared.capacity.clone().acquire_owned().await.expect("never closed");
+        Driver::spawn(shared.clone(), incarnation.clone(), saga, permit);
     }
 }
 
-async fn drive(shared: &Arc<Shared>, incarnation: &Arc<Incarnation>, loaded: Loaded) {
+fn fit(shared: &Shared, loaded: Loaded) -> Option<Saga> {
     let run = loaded.run;
     let program = shared.registry.get(loaded.fingerprint).expect("claimed by its fingerprint").clone();
-    match Saga::load(loaded, program) {
-        Ok(saga) => {
-            // Claims take no more than was free, but a local start may have taken a permit meanwhile.
-            let permit = shared.capacity.clone().acquire_owned().await.expect("never closed");
-            Driver::spawn(shared.clone(), incarnation.clone(), saga, permit);
-        }
+    Saga::load(loaded, program)
         // It stays owned by this incarnation and rests until a worker that can read it takes over.
-        Err(unfit) => tracing::error!(%run, %unfit, "the journal does not fit the plan; nothing is driven"),
-    }
+        .inspect_err(
+            |unfit| tracing::error!(%run, %unfit, "the journal does not fit the plan; nothing is driven"),
+        )
+        .ok()
 }

@@ -24,6 +24,8 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     /// One permit per saga that is driven here.
     pub(crate) capacity: Arc<Semaphore>,
+    /// One permit: suspected killers of workers run one at a time.
+    pub(crate) suspects: Arc<Semaphore>,
     /// Woken when the claimer should look now.
     pub(crate) nudge: Notify,
     /// Cancelled when the worker should drain and leave.
@@ -54,6 +56,7 @@ impl Shared {
             capacity: Arc::new(Semaphore::new(settings.sagas)),
             settings,
             clock,
+            suspects: Arc::new(Semaphore::new(1)),
             nudge: Notify::new(),
             draining: CancellationToken::new(),
             incarnation: Mutex::new(None),

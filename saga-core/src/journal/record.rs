@@ -118,6 +118,9 @@ pub enum Outcome {
     NotApplied(Failure),
     /// Nobody knows whether it took effect.
     Unknown(Failure),
+    /// Every worker that ran it died, also when it ran alone with nothing else that could be to blame:
+    /// nobody runs it again before a person has looked.
+    Deadly(Failure),
     /// A payload could not be read or written as the code's type, so the code is at fault, not the
     /// service: a person must look. `applied` tells whether the effect may have happened.
     Malformed {
@@ -236,6 +239,8 @@ pub enum Cause {
     RejectedAfterPivot,
     /// A step after the pivot used up its attempts.
     ExhaustedAfterPivot,
+    /// The workers that run it die.
+    Deadly,
     /// A payload does not read as the type the code expects.
     Malformed,
 }
@@ -248,6 +253,7 @@ impl fmt::Display for Cause {
             Self::CompensationExhausted => "the compensation used up its attempts",
             Self::RejectedAfterPivot => "the step was rejected after the pivot",
             Self::ExhaustedAfterPivot => "the step used up its attempts after the pivot",
+            Self::Deadly => "the workers that run it die",
             Self::Malformed => "a payload does not read as the type the code expects",
         })
     }

@@ -64,6 +64,8 @@ pub(super) struct Slot {
     pub(super) stages: Vec<Stage>,
     /// Which items have an attempt under way *in this process*.
     live: Vec<bool>,
+    /// How many workers died in a row while they ran the item, as far as later starts tell.
+    deaths: Vec<u32>,
     /// The items' inputs, once the node's sources are done.
     inputs: Option<Vec<Payload>>,
     /// The node's output, once every item is done.
@@ -92,7 +94,7 @@ impl Machine {
     pub fn new(plan: Arc<Plan>) -> Self {
         let slots = plan.nodes.iter().map(|node| match node.kind {
             Kind::Step | Kind::Pivot => {
-                Slot { stages: vec![Stage::Idle], live: vec![false], ..Slot::default() }
+                Slot { stages: vec![Stage::Idle], live: vec![false], deaths: vec![0], ..Slot::default() }
             }
             Kind::Input | Kind::Derive | Kind::Each => Slot::default(),
         });
@@ -142,13 +144,17 @@ impl Machine {
                 self.open_ready();
             }
             Record::Started { at, effect, attempt } => {
+                let (node, item) = self.locate(at, record)?;
+                let orphaned = self.slots[node].stages.get(item).is_some_and(Stage::is_under_way);
                 let (node, item) = self.step(at, &Event::Started(*effect, *attempt), record)?;
                 self.pivot_begun |= self.plan.nodes[node].kind == Kind::Pivot;
                 self.slots[node].live[item] = false;
+                self.slots[node].deaths[item] += u32::from(orphaned);
             }
             Record::Finished { at, effect, outcome, due } => {
                 let (node, item) = self.step(at, &Event::Finished(*effect, outcome, *due), record)?;
                 self.slots[node].live[item] = false;
+                self.slots[node].deaths[item] = 0;
                 self.settle(node, item);
             }
             Record::Received { body, answer: Answer::Accepted, .. } => self.accept(body, record)?,
@@ -221,6 +227,7 @@ impl Machine {
             let items = input.items().unwrap_or_else(|_| vec![input]);
             slot.stages.resize(items.len(), Stage::Idle);
             slot.live.resize(items.len(), false);
+            slot.deaths.resize(items.len(), 0);
             if items.is_empty() {
                 slot.output = Some(Payload::array([]));
             }
@@ -450,7 +457,9 @@ impl Machine {
         };
         let unknown = matches!(outcome, Outcome::Unknown(_));
         match (&self.slots[node].stages[item], outcome) {
-            (_, Outcome::Ok(_) | Outcome::Rejected(_) | Outcome::Malformed { .. }) => None,
+            (_, Outcome::Ok(_) | Outcome::Rejected(_) | Outcome::Deadly(_) | Outcome::Malformed { .. }) => {
+                None
+            }
             (Stage::Acting { attempt, doubt }, _) => {
                 let in_doubt = *doubt || unknown;
                 if in_doubt && !step.idempotent {
@@ -506,6 +515,16 @@ impl Machine {
     /// Whether one item has an attempt under way in this process.
     pub fn is_live(&self, node: usize, item: usize) -> bool {
         self.slots[node].live[item]
+    }
+
+    /// How many workers have died in a row while they ran an attempt of this saga that has not ended
+    /// since, the last one included.
+    pub fn deaths(&self) -> u32 {
+        let items = self.slots.iter().flat_map(|slot| slot.stages.iter().zip(&slot.live).zip(&slot.deaths));
+        items
+            .map(|((stage, live), deaths)| deaths + u32::from(stage.is_under_way() && !live))
+            .max()
+            .unwrap_or(0)
     }
 
     /// Why it unwinds, once it does.
