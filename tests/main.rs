@@ -7,6 +7,7 @@
 //! | `idempotency` | claims hold while their store is killed, frozen, badly set up or not heard |
 //! | `outbox` | events are written with the business change or not at all, and applied once, on Postgres |
 //! | `relay` | what was committed is published: all of it, nothing else, in order; whoever dies or hangs |
+//! | `shop` | the order shop of `examples/`, under every fault, agrees with its ledgers to the penny |
 //! | `wire` | what a saga sends is what a participant reads |
 
 mod apparatus;
@@ -14,4 +15,5 @@ mod conformance;
 mod idempotency;
 mod outbox;
 mod relay;
+mod shop;
 mod wire;

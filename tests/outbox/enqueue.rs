@@ -48,7 +48,8 @@ async fn a_batch_keeps_its_order_and_its_contents() {
     enqueue(&mut connection, Message::new("order", 1, "OrderDeleted")).await.unwrap();
     enqueue(&mut connection, Message::new("order", 2, "Binary").payload([0, 255, 0])).await.unwrap();
 
-    let rows: Vec<(uuid::Uuid, String, Option<Vec<u8>>, Option<String>)> =
+    type Row = (uuid::Uuid, String, Option<Vec<u8>>, Option<String>);
+    let rows: Vec<Row> =
         query_as("SELECT id, aggregateid, payload, headers->>'tenant' FROM outbox.event ORDER BY seq")
             .fetch_all(&mut connection)
             .await

@@ -123,7 +123,7 @@ impl Postgres {
     async fn launch(&mut self) -> Result<(), super::supervised::Exited> {
         let mut command = unprivileged("postgres");
         command.arg("-D").arg(data(self.server.home())).arg("-p").arg(self.port.to_string());
-        for (name, value) in SETTINGS.iter().copied() {
+        for (name, value) in SETTINGS {
             command.arg("-c").arg(format!("{name}={value}"));
         }
         for (name, value) in &self.settings {

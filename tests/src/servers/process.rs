@@ -54,7 +54,7 @@ pub(super) fn signal(pid: u32, signal: Signal) {
 
 /// Whether a process has ended (an unreaped one has).
 pub(super) fn gone(pid: u32) -> bool {
-    matches!(state(&format!("/proc/{pid}/stat")), None | Some('Z' | 'X'))
+    matches!(state(format!("/proc/{pid}/stat")), None | Some('Z' | 'X'))
 }
 
 /// `root` and its descendants, parents before children.

@@ -97,7 +97,7 @@ impl Redis {
     async fn launch(&mut self) -> Result<(), Exited> {
         let mut command = Command::new(program());
         command.arg("--port").arg(self.port.to_string());
-        for (name, value) in SETTINGS.iter().copied() {
+        for (name, value) in SETTINGS {
             command.arg(format!("--{name}")).arg(value);
         }
         for (name, value) in &self.settings {
