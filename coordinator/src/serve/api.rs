@@ -1,0 +1,163 @@
+//! What can be looked at.
+
+use std::time::Duration;
+
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::{Extension, Json};
+use saga_core::admin::{BlockedRuns, DefinitionView, Entry, Page, Preview, Report, Told, View, Wanted, tell};
+use saga_core::store::{Counts, Manifest, State as RunState, Summary, WorkerInfo};
+use saga_core::{Name, RunId, WorkerId};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::App;
+use super::problem::Problem;
+use super::token::{Caller, Role};
+
+type Answer<T> = Result<Json<T>, Problem>;
+
+/// How long the store may take before it counts as not ready.
+const READY_WITHIN: Duration = Duration::from_secs(2);
+
+/// The process answers: nothing else is asked, so that a slow store restarts nobody.
+pub(crate) async fn livez() -> &'static str {
+    "alive\n"
+}
+
+/// The store answers.
+pub(crate) async fn readyz(State(app): State<App>) -> (StatusCode, &'static str) {
+    match tokio::time::timeout(READY_WITHIN, app.admin.workers()).await {
+        Ok(Ok(_)) => (StatusCode::OK, "ready\n"),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "not ready");
+            (StatusCode::SERVICE_UNAVAILABLE, "the store does not answer as it should\n")
+        }
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the store does not answer in time\n"),
+    }
+}
+
+pub(crate) async fn me(State(app): State<App>, Extension(caller): Extension<Caller>) -> Json<Value> {
+    Json(json!({ "name": caller.name, "role": caller.role, "title": &*app.title }))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ListQuery {
+    state: Option<String>,
+    definition: Option<Name>,
+    older_than_seconds: Option<u64>,
+    id: Option<String>,
+    before: Option<RunId>,
+    #[serde(default)]
+    limit: usize,
+}
+
+/// The longest page.
+const LIMIT_MOST: usize = 1000;
+
+pub(crate) async fn list(State(app): State<App>, Query(query): Query<ListQuery>) -> Answer<Page> {
+    let state = query
+        .state
+        .map(|name| RunState::from_name(&name).ok_or_else(|| Problem::bad(format!("{name:?} is no state"))));
+    let wanted = Wanted {
+        definition: query.definition,
+        state: state.transpose()?,
+        older_than: query.older_than_seconds.map(Duration::from_secs),
+        saga: query.id.filter(|id| !id.is_empty()),
+        before: query.before,
+        limit: query.limit.min(LIMIT_MOST),
+    };
+    Ok(Json(app.admin.list(&wanted).await?))
+}
+
+pub(crate) async fn find(
+    State(app): State<App>,
+    Path((definition, saga)): Path<(Name, String)>,
+) -> Answer<Summary> {
+    Ok(Json(app.admin.find(&definition, &saga).await?))
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct ViewQuery {
+    #[serde(default)]
+    payloads: bool,
+}
+
+pub(crate) async fn view(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Path(run): Path<RunId>,
+    Query(query): Query<ViewQuery>,
+) -> Answer<View> {
+    if query.payloads && caller.role < Role::Operator {
+        let detail = "payloads hold what customers told the service; an operator's token is needed";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "operator_needed", detail));
+    }
+    let view = app.admin.view(run).await?;
+    Ok(Json(if query.payloads { view } else { view.without_payloads() }))
+}
+
+/// One commit in words.
+#[derive(Debug, Serialize)]
+pub(crate) struct TimelineEntry {
+    number: u32,
+    at: saga_core::journal::Timestamp,
+    worker: Option<WorkerId>,
+    told: Vec<Told>,
+}
+
+pub(crate) async fn timeline(State(app): State<App>, Path(run): Path<RunId>) -> Answer<Vec<TimelineEntry>> {
+    let entries = app.admin.journal(run).await?.into_iter();
+    let told = entries.map(|Entry { number, at, worker, records, .. }| TimelineEntry {
+        number,
+        at,
+        worker,
+        told: records.iter().map(tell).collect(),
+    });
+    Ok(Json(told.collect()))
+}
+
+pub(crate) async fn journal(
+    State(app): State<App>,
+    Path(run): Path<RunId>,
+) -> Result<impl IntoResponse, Problem> {
+    let entries = app.admin.journal(run).await?;
+    let lines: String = entries.iter().map(|entry| entry.to_line() + "\n").collect();
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], lines))
+}
+
+pub(crate) async fn preview(State(app): State<App>, Path(run): Path<RunId>) -> Answer<Preview> {
+    Ok(Json(app.admin.preview_cancel(run).await?))
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct BlockedQuery {
+    definition: Option<Name>,
+}
+
+pub(crate) async fn blocked(State(app): State<App>, Query(query): Query<BlockedQuery>) -> Answer<Value> {
+    let blocked = app.admin.blocked(query.definition.as_ref()).await?;
+    let groups = blocked.groups();
+    let BlockedRuns { mut runs, complete } = blocked;
+    let shown = runs.len() <= LIMIT_MOST;
+    runs.truncate(LIMIT_MOST);
+    Ok(Json(json!({ "groups": groups, "runs": runs, "complete": complete && shown })))
+}
+
+pub(crate) async fn definitions(State(app): State<App>) -> Answer<Vec<DefinitionView>> {
+    Ok(Json(app.admin.definitions().await?))
+}
+
+pub(crate) async fn workers(State(app): State<App>) -> Answer<Vec<WorkerInfo>> {
+    Ok(Json(app.admin.workers().await?))
+}
+
+pub(crate) async fn counts(State(app): State<App>) -> Answer<Vec<Counts>> {
+    Ok(Json(app.metrics.counts(&app.admin).await?))
+}
+
+pub(crate) async fn check(State(app): State<App>, Json(shipped): Json<Vec<Manifest>>) -> Answer<Report> {
+    Ok(Json(app.admin.check(&shipped).await?))
+}

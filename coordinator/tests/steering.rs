@@ -1,0 +1,158 @@
+//! Commands that change something, with their answers and exit codes.
+
+use saga_core::StepError;
+use saga_core::journal::EndKind;
+use saga_core::store::State;
+
+use crate::shop::{Bank, Shop};
+
+const COMPENSATED: State = State::Ended(EndKind::Compensated);
+const PARTIALLY: State = State::Ended(EndKind::PartiallyCompensated);
+
+fn no_refund(times: usize) -> Bank {
+    let rejected = |n: usize| StepError::rejected(format!("account {n} is closed"));
+    let expired = (0..times).map(|_| StepError::rejected("card expired")).collect();
+    Bank::default().fails("capture", expired).fails("refund", (0..times).map(rejected).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_saga_is_started_once_and_waited_for() {
+    let shop = Shop::open(Bank::default()).await;
+    let start = shop.saga(&["start", "place-order", "order-1", r#"["a"]"#, "--wait", "60s"]).await;
+    assert_eq!((start.exit, start.out.as_str()), (0, "completed: \"did ship\"\n"));
+    let run = shop.saga(&["list", "--json"]).await.json()["runs"][0]["run"].clone();
+    let again = shop.saga(&["start", "place-order", "order-1", r#"["a"]"#, "--json"]).await;
+    assert_eq!(again.json()["run"], run);
+    let other = shop.saga(&["start", "place-order", "order-1", r#"["b"]"#]).await;
+    assert_eq!(other.exit, 1);
+    assert!(other.err.contains("another input"), "{}", other.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_finds_the_place_by_itself_and_keeps_who_and_why() {
+    let shop = Shop::open(no_refund(1)).await;
+    let run = shop.order("order-1", &["a"], State::Blocked).await;
+    let retry =
+        shop.saga(&["retry", "place-order/order-1", "--why", "the bank called", "--wait", "60s"]).await;
+    assert_eq!((retry.exit, retry.out.as_str()), (0, "accepted\n"), "{retry:?}");
+    shop.until(run, COMPENSATED).await;
+    let journal = shop.saga(&["journal", "place-order/order-1"]).await;
+    assert!(journal.out.contains("charge: retry by ann (the bank called): accepted"), "{}", journal.out);
+    let wait = shop.saga(&["wait", "place-order/order-1"]).await;
+    assert_eq!((wait.exit, wait.out.as_str()), (1, "compensated: capture: card expired\n"));
+    let late = shop.saga(&["retry", "place-order/order-1", "--why", "again"]).await;
+    assert_eq!((late.exit, late.err.contains("nothing needs a person")), (1, true), "{late:?}");
+    let ended = shop.saga(&["retry", "place-order/order-1", "charge", "--why", "again"]).await;
+    assert_eq!((ended.exit, ended.out.contains("has ended (compensated)")), (1, true), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leaving_effects_in_the_world_has_to_be_meant() {
+    let shop = Shop::open(no_refund(2)).await;
+    for (id, verb) in [
+        ("order-1", &["skip", "place-order/order-1", "charge"][..]),
+        ("order-2", &["abandon", "place-order/order-2"]),
+    ] {
+        let run = shop.order(id, &[], State::Blocked).await;
+        let asked = [verb, &["--why", "written off", "--wait", "60s"]].concat();
+        let unsure = shop.saga(&asked).await;
+        assert_eq!((unsure.exit, unsure.err.contains("say --yes if you mean it")), (2, true), "{unsure:?}");
+        let sure = shop.saga(&[&asked[..], &["--yes"]].concat()).await;
+        assert_eq!((sure.exit, sure.out.as_str()), (0, "accepted\n"));
+        shop.until(run, PARTIALLY).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resolve_is_answered_and_a_wrong_place_refused() {
+    let shop = Shop::open(no_refund(1)).await;
+    let run = shop.order("order-1", &[], State::Blocked).await;
+    let wrong = shop.saga(&["resolve", "place-order/order-1", "ship", "--why", "x", "--wait", "60s"]).await;
+    assert_eq!(wrong.exit, 1);
+    assert!(wrong.out.starts_with("refused: "), "{}", wrong.out);
+    let right = shop
+        .saga(&["resolve", "place-order/order-1", "charge", "--why", "cash", "--wait", "60s", "--json"])
+        .await;
+    assert_eq!((right.exit, right.json()["answer"].as_str()), (0, Some("accepted")));
+    shop.until(run, COMPENSATED).await;
+    let silent = shop.saga(&["resolve", "place-order/order-1", "charge"]).await;
+    assert_eq!((silent.exit, silent.err.starts_with("saga: why?")), (2, true), "{silent:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_is_previewed_and_accepted() {
+    let shop =
+        Shop::open(Bank::default().fails("charge", vec![StepError::not_applied("bank is down")])).await;
+    let run = shop.order("order-1", &["a", "b"], State::Waiting).await;
+    let preview = shop.saga(&["cancel", "place-order/order-1", "--preview"]).await;
+    assert_eq!(
+        (preview.exit, preview.out.as_str()),
+        (
+            0,
+            "\
+1       undo reserve#0
+1       undo reserve#1
+stays   greet: a greeting harms nobody
+then    it is compensated
+"
+        )
+    );
+    let show = shop.saga(&["show", "place-order/order-1"]).await;
+    assert!(
+        show.out.contains("… charge  next action in 59 min: bank is down")
+            || show.out.contains("next action in "),
+        "{}",
+        show.out
+    );
+    let cancel = shop
+        .saga(&["cancel", "place-order/order-1", "--why", "a test", "--who", "eve", "--wait", "60s"])
+        .await;
+    assert_eq!((cancel.exit, cancel.out.as_str()), (0, "accepted\n"));
+    shop.until(run, COMPENSATED).await;
+    let preview = shop.saga(&["cancel", "place-order/order-1", "--preview"]).await;
+    assert_eq!(
+        (preview.exit, preview.out.as_str()),
+        (1, "a cancel would be refused: it has ended: compensated\n")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_worker_a_request_stays_asked() {
+    let shop =
+        Shop::open(Bank::default().fails("charge", vec![StepError::not_applied("bank is down")])).await;
+    shop.order("order-1", &[], State::Waiting).await;
+    let Shop { dir, worker, .. } = shop;
+    worker.drain().await;
+    let cancel = ["cancel", "place-order/order-1", "--why", "x", "--wait", "0s"];
+    let unanswered = crate::shop::saga(dir.path(), Some("sagas.db"), &cancel).await;
+    assert_eq!(unanswered.exit, 5);
+    assert!(
+        unanswered.out.starts_with("no answer yet: the request is kept until a worker"),
+        "{unanswered:?}"
+    );
+    let show = crate::shop::saga(dir.path(), Some("sagas.db"), &["show", "place-order/order-1"]).await;
+    assert!(show.out.contains("not read by its owner yet: cancel (x (asked by ann))"), "{}", show.out);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_is_tried_first_with_one_and_then_with_all() {
+    let shop = Shop::open(no_refund(3)).await;
+    let mut runs = Vec::new();
+    for id in ["order-1", "order-2", "order-3"] {
+        runs.push(shop.order(id, &[], State::Blocked).await);
+    }
+    let groups = shop.saga(&["blocked", "--json"]).await.json();
+    assert_eq!(groups["groups"].as_array().unwrap().len(), 1, "closed accounts are one group: {groups}");
+    let group = groups["groups"][0]["id"].as_str().unwrap().to_owned();
+    let retry = ["blocked", "retry", &group, "--why", "reopened", "--wait", "60s"];
+    let dry = shop.saga(&[&retry[..], &["--dry-run"]].concat()).await;
+    assert!(dry.out.ends_with("3 of 3 would be asked; nothing was\n"), "{}", dry.out);
+    let one = shop.saga(&[&retry[..], &["--limit", "1"]].concat()).await;
+    assert_eq!((one.exit, one.out.contains("order-1  charge  accepted")), (0, true), "{one:?}");
+    shop.until(runs[0], COMPENSATED).await;
+    let all = shop.saga(&retry).await;
+    assert!(all.out.ends_with("2 of 2 asked\n"), "{all:?}");
+    for run in runs {
+        shop.until(run, COMPENSATED).await;
+    }
+}
