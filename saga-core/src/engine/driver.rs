@@ -13,10 +13,11 @@ use super::attempt;
 use super::committer::Settled;
 use super::live::{Draft, Launch, Saga};
 use super::shared::{Incarnation, LOCK, Shared};
+use crate::id::RunId;
 use crate::journal::{self, Effect, Failure, Illegal, Outcome, Record, Stage};
 use crate::step::code::Reply;
 use crate::step::context::{Attempt, Deadline};
-use crate::store::{Commit, Mail, Then};
+use crate::store::{Commit, Loaded, Mail, Then};
 
 /// After so many deaths in a row a saga is a suspect; after as many again, alone, it is blocked.
 const SUSPECT: u32 = 3;
@@ -182,7 +183,7 @@ impl Driver {
             let mail = match self.commit(&sent).await {
                 Settled::Committed(mail) => mail,
                 Settled::Refused | Settled::Lost => return Ok(false),
-                Settled::Faulty(why) => return self.block_faulty(&why).await,
+                Settled::Faulty(why) => return self.block_faulty(&why, &sent).await,
             };
             if let Some(then) = sent.then {
                 self.leave(then, &sent);
@@ -256,17 +257,41 @@ impl Driver {
 
     /// The database refuses this saga's data: what it has so far is read again, and the saga is blocked
     /// with the database's reason.
-    async fn block_faulty(&mut self, why: &str) -> Result<bool, Illegal> {
-        let Ok(Some(loaded)) = self.shared.backend.store.load(self.saga.run).await else { return Ok(false) };
+    ///
+    /// Nothing is decided here: a start that was recorded now would never run.
+    async fn block_faulty(&mut self, why: &str, sent: &Draft) -> Result<bool, Illegal> {
+        let Some(loaded) = reload(self.shared.clone(), self.saga.run).await else { return Ok(false) };
         let Ok(saga) = Saga::load(loaded, self.saga.program.clone()) else { return Ok(false) };
         self.saga = saga;
-        let mut draft = Draft::default();
+        let mut draft = Draft { then: Some(Then::Block), ..Draft::default() };
         let failure = Failure::new(format!("the database refuses this saga's data: {why}"));
-        self.saga.end_all(&Outcome::Malformed { failure, applied: true }, &mut draft)?;
-        self.saga.decide(&mut draft, self.shared.clock.now(), Duration::ZERO)?;
-        draft.then.get_or_insert(Then::Block);
+        let outcome = Outcome::Malformed { failure: failure.clone(), applied: true };
+        self.saga.end_all(&outcome, &mut draft)?;
+        let at = draft.records.iter().chain(&sent.records).find_map(|record| match record {
+            Record::Derived { at, .. } | Record::Started { at, .. } | Record::Finished { at, .. } => Some(at),
+            _ => None,
+        });
+        // Only the end itself can be about no place: what it gives stands at the last node.
+        let last = || self.saga.program.plan.nodes.last().expect("the input is always there").place(0);
+        let at = at.cloned().unwrap_or_else(last);
+        let blocked = Record::Blocked { at, cause: journal::Cause::Malformed, failure };
+        self.saga.machine.apply(&blocked)?;
+        draft.records.push(blocked);
         self.commit(&draft).await;
         Ok(false)
+    }
+}
+
+/// What is durable of a saga, as soon as the store can tell.
+async fn reload(shared: Arc<Shared>, run: RunId) -> Option<Loaded> {
+    let mut pause = Duration::from_millis(50);
+    loop {
+        match shared.backend.store.load(run).await {
+            Ok(loaded) => return loaded,
+            Err(error) => tracing::warn!(%run, %error, "the journal could not be read yet"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(5));
     }
 }
 

@@ -159,10 +159,10 @@ impl Stage {
                 undone(attempt, output, outcome, *due)
             }
 
-            (Resting { attempt, doubt, probes, rest: Rest::Stuck(..) }, Operator(Verb::Retry, at)) => {
+            (Resting { attempt, doubt, probes, .. }, Operator(Verb::Retry, at)) => {
                 Resting { attempt, doubt, probes, rest: Rest::Due(*at) }
             }
-            (UndoResting { attempt, output, rest: Rest::Stuck(..) }, Operator(Verb::Retry, at)) => {
+            (UndoResting { attempt, output, .. }, Operator(Verb::Retry, at)) => {
                 UndoResting { attempt, output, rest: Rest::Due(*at) }
             }
             (Acting { .. } | Resting { .. }, Operator(Verb::Resolve(output), _)) => Done(output.clone()),
