@@ -11,6 +11,8 @@ pub mod retry;
 pub mod saga;
 pub mod step;
 pub mod store;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use client::{Client, Ended, Saga};
 pub use clock::Clock;
