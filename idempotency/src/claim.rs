@@ -21,7 +21,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::fingerprint::Part;
-use crate::row::{Dated, Progress, Row, Stamp};
+use crate::row::{Dated, Point, Progress, Row, Stamp};
 use crate::time::Time;
 use crate::{Fingerprint, KeyId};
 
@@ -68,6 +68,8 @@ pub struct ClaimRequest {
     /// Whether the handler can undo, or refuse, an action *by its key* without knowing how it ended. Only
     /// then may a compensation fence an action in doubt and proceed.
     pub undo_by_key: bool,
+    /// Where a phased operation begins; see [`phased`](crate::phased).
+    pub point: Option<Point>,
 }
 
 impl ClaimRequest {
@@ -82,6 +84,7 @@ impl ClaimRequest {
             keep: Duration::from_secs(90 * 24 * 3600),
             in_doubt: InDoubt::default(),
             undo_by_key: false,
+            point: None,
         }
     }
 }
@@ -208,6 +211,13 @@ impl Ticket {
         row
     }
 
+    /// The ticket once a recovery point is reached. It has a stamp of its own: a renewal that was sent before
+    /// and arrives after must not bring the old point back.
+    pub(crate) fn advanced(&self, point: Point) -> Self {
+        let row = Row { point: Some(point), stamp: Stamp::random(), ..self.row.clone() };
+        Self { row, ..self.clone() }
+    }
+
     /// The row once this ticket was given back without anything having run; `None` if nothing is left of it.
     pub(crate) fn given_back(&self) -> Option<Row> {
         let mut row = self.row.clone();
@@ -295,6 +305,7 @@ fn first(request: &ClaimRequest) -> Decision {
         Direction::Action => {
             row.action = Progress::Running;
             row.action_print = Some(request.fingerprint);
+            row.point = request.point.clone();
             let then = Claim::Acquired(ticket(request, row.clone()));
             return write(row, Some(request.lease), None, true, then);
         }

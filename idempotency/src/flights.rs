@@ -31,8 +31,8 @@ pub(crate) enum Boarding {
     First(Flight),
     /// The same request is ahead: wait, then look.
     Wait(watch::Receiver<()>),
-    /// Another request is ahead under the same key: let the store answer.
-    Other,
+    /// Another request is ahead under the same key.
+    Other(watch::Receiver<()>),
 }
 
 impl Flights {
@@ -41,7 +41,7 @@ impl Flights {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match entries.get(&id) {
             Some(entry) if entry.print == print => Boarding::Wait(entry.landed.subscribe()),
-            Some(_) => Boarding::Other,
+            Some(entry) => Boarding::Other(entry.landed.subscribe()),
             None => {
                 entries.insert(id, Entry { print, landed: watch::Sender::new(()) });
                 Boarding::First(Flight { flights: self.clone(), id })
@@ -67,7 +67,7 @@ mod tests {
         let (flights, id) = (Arc::new(Flights::default()), fresh_id());
         let Boarding::First(first) = flights.board(id, print("{}")) else { panic!("nobody is ahead") };
         let Boarding::Wait(mut second) = flights.board(id, print("{}")) else { panic!("the first is ahead") };
-        assert!(matches!(flights.board(id, print("other")), Boarding::Other));
+        assert!(matches!(flights.board(id, print("other")), Boarding::Other(_)));
         assert!(matches!(flights.board(fresh_id(), print("{}")), Boarding::First(_)));
         drop(first);
         assert!(second.changed().await.is_err());

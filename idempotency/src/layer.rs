@@ -24,6 +24,8 @@ use crate::{Answer, InDoubt, Scope, Seal, Secret, Store, Syntax};
 pub(crate) mod body;
 mod classify;
 mod execution;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod fused;
 mod json;
 mod leased;
 pub mod problem;

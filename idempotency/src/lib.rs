@@ -7,6 +7,8 @@ mod claim;
 pub mod client;
 mod fingerprint;
 mod flights;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub mod fused;
 #[cfg(feature = "http")]
 pub mod headers;
 mod key;
@@ -14,6 +16,8 @@ mod key;
 pub mod layer;
 pub mod leased;
 mod metrics;
+pub mod once;
+pub mod phased;
 mod row;
 mod scope;
 mod seal;

@@ -41,6 +41,7 @@ mod postgres;
 mod redis;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+mod sweep;
 
 pub use connect::connect;
 pub use error::{StoreError, StoreErrorKind};
@@ -51,6 +52,7 @@ pub use postgres::PostgresStore;
 pub use redis::RedisStore;
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteStore;
+pub use sweep::{sweep_all, sweep_forever};
 
 /// Where keys, claims and answers are kept.
 ///
@@ -130,11 +132,11 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 
     /// Records a recovery point, and holds the claim for another lease.
     async fn advance(&self, ticket: &mut Ticket, point: Point) -> Result<Held, StoreError> {
-        let row = Row { point: Some(point), ..ticket.row.clone() };
-        let put = Put { row: row.clone(), lease: Some(ticket.lease), keep: None, fresh: false };
+        let next = ticket.advanced(point);
+        let put = Put { row: next.row.clone(), lease: Some(ticket.lease), keep: None, fresh: false };
         let held = self.end(ticket, Change::Put(put)).await?;
         if held == Held::Yes {
-            ticket.row = row;
+            *ticket = next;
         }
         Ok(held)
     }

@@ -19,7 +19,9 @@ CREATE TABLE idempotency.keys (
     memo          bytea,
     created_at    timestamptz NOT NULL,
     lease_until   timestamptz,
-    expires_at    timestamptz CHECK (NOT running OR expires_at IS NULL)
+    expires_at    timestamptz CHECK (NOT running OR expires_at IS NULL),
+    -- The transaction that holds a fused claim: only that one may settle it.
+    xid           xid8
 ) WITH (fillfactor = 80);
 
 CREATE INDEX keys_over ON idempotency.keys (expires_at) WHERE expires_at IS NOT NULL;

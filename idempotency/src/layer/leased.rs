@@ -339,7 +339,8 @@ impl Waiting {
         loop {
             match self.flights.board(job.id, job.fingerprint) {
                 Boarding::First(flight) => return Ok(Some(flight)),
-                Boarding::Other => return Ok(None),
+                // A mismatch is told at once, by the store.
+                Boarding::Other(_) => return Ok(None),
                 Boarding::Wait(mut landed) => {
                     self.has_waited = true;
                     if tokio::time::timeout_at(until, landed.changed()).await.is_err() {

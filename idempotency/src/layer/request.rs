@@ -109,6 +109,7 @@ impl Job {
             keep: settings.keep_barrier,
             in_doubt: settings.in_doubt,
             undo_by_key: settings.undo_by_key,
+            point: None,
         }
     }
 

@@ -22,8 +22,9 @@ use crate::claim::Put;
 use crate::row::{Dated, Point, Progress, Row, Stamp};
 use crate::time::{Time, micros};
 
+mod fused;
 mod migrate;
-pub(crate) mod sql;
+mod sql;
 
 /// A store in a SQLite file.
 #[derive(Clone, Debug)]

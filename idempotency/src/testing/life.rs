@@ -147,7 +147,10 @@ pub(super) async fn a_recovery_point_is_kept_and_found(bench: &Bench) {
     };
     let mut ticket = acquire(&bench.one, &request(id)).await;
     for phase in ["created", "charged"] {
+        let before = ticket.clone();
         assert_eq!(bench.one.advance(&mut ticket, point(phase)).await.unwrap(), Held::Yes);
+        // A renewal that was sent before and arrives late must not bring the old point back.
+        assert_eq!(bench.one.renew(&before).await.unwrap(), Held::Lost, "a late renewal");
     }
     assert!(bench.two.unfinished(&operation, 10).await.unwrap().is_empty(), "it is running");
     assert_eq!(bench.one.abandon(&ticket).await.unwrap(), Held::Yes);

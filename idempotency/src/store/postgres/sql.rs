@@ -62,6 +62,20 @@ pub(crate) const READ_AS_SWAP: &str = concat!(
 
 pub(crate) const READ: &str = READ_AS_SWAP;
 
+/// Locks the row, then reads the clock.
+pub(super) const LOCK: &str = concat!(
+    "WITH k AS MATERIALIZED (SELECT * FROM idempotency.keys WHERE id = $1 FOR UPDATE) \
+     SELECT clock_timestamp() AS now, ",
+    stored!(),
+    " FROM k"
+);
+
+/// Only in the very transaction that wrote the claim.
+pub(super) const SETTLE: &str = concat!(update!(), "stamp = $19 AND running AND xid = pg_current_xact_id()");
+
+/// Marks a claim over a row that was there as this transaction's.
+pub(super) const OWN: &str = "UPDATE idempotency.keys SET xid = pg_current_xact_id() WHERE id = $1";
+
 pub(super) const SWEEP: &str = "DELETE FROM idempotency.keys WHERE NOT running AND id IN (\
      SELECT id FROM idempotency.keys WHERE expires_at <= clock_timestamp() AND NOT running \
      ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED)";
