@@ -26,7 +26,7 @@ async fn a_completed_saga_is_drawn_listed_and_told() {
 place-order/order-1  version 1
 completed for <age>
 run <id>, started <date> <time>
-owned by nobody, 5 commits
+owned by nobody, <n> commits
 
 ✔ input
 ├─ ✔ greet  done  never undone: a greeting harms nobody
@@ -49,7 +49,7 @@ owned by nobody, 5 commits
     let exported = shop.saga(&["journal", "place-order/order-1", "--json"]).await;
     let lines: Vec<serde_json::Value> =
         exported.out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-    assert_eq!(lines.iter().map(|l| l["number"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+    assert!(lines.iter().enumerate().all(|(n, line)| line["number"].as_u64() == Some(n as u64)), "{lines:?}");
     let wait = shop.saga(&["wait", "place-order/order-1"]).await;
     assert_eq!((wait.exit, wait.out.as_str()), (0, "completed: \"did ship\"\n"));
     assert_eq!(
@@ -71,7 +71,7 @@ blocked for <age>
   at charge: the compensation was rejected: account 4711 is closed
   because capture: card expired
 run <id>, started <date> <time>
-owned by nobody, 5 commits
+owned by nobody, <n> commits
 
 ✔ input
 ├─ ✔ greet  done  never undone: a greeting harms nobody

@@ -156,6 +156,10 @@ fn steady(text: &str) -> String {
             } else if matches!(bare, "s" | "ms" | "min") && words.last().is_some_and(|last| is_number(last)) {
                 words.pop();
                 "<age>"
+            } else if bare == "commits" && words.last().is_some_and(|last| is_number(last)) {
+                // Outcomes that come together share a commit, and which do is chance.
+                words.pop();
+                "<n> commits"
             } else {
                 bare
             };

@@ -123,13 +123,8 @@ impl Tree<'_> {
         }
         let bar = if has_children { "│ " } else { "  " };
         for item in &drawn.items {
-            let _ = writeln!(
-                text,
-                "{indent}{bar}  {} {}  {}",
-                mark(item.look),
-                item.at,
-                self.status(drawn, item)
-            );
+            let _ =
+                writeln!(text, "{indent}{bar}{} {}  {}", mark(item.look), item.at, self.status(drawn, item));
         }
     }
 

@@ -11,6 +11,7 @@ use super::{App, api, ask, console, metrics};
 
 /// One route.
 pub(crate) struct Route {
+    #[cfg_attr(not(test), expect(dead_code, reason = "the handler knows it; tests and the document ask"))]
     pub(crate) method: Method,
     pub(crate) path: &'static str,
     pub(crate) access: Access,
