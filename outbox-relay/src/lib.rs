@@ -38,8 +38,10 @@
 //! * **One relay at a time**, others stand by; see [`relay`].
 
 pub mod consumer;
+pub mod doctor;
 mod error;
 mod event;
+pub mod history;
 pub mod lease;
 pub mod relay;
 pub mod route;
@@ -55,6 +57,6 @@ pub use event::{Event, Key, Mark, Page, Park};
 pub use relay::{Relay, RelaySettings};
 pub use route::{Format, Route, Routes};
 pub use sink::{KafkaSettings, KafkaSink, MemorySink};
-pub use source::{PostgresSource, SqliteSource};
+pub use source::{Decision, PostgresSource, SqliteSource};
 pub use tail::Tail;
 pub use {outbox, rdkafka, tokio_util};

@@ -27,8 +27,9 @@ pub struct Stats {
     pub in_window: Gauge,
     /// Keys with parked events.
     pub parked_keys: Gauge,
-    /// The database's time, in milliseconds since the epoch, at which the event published last was written.
-    pub last_written_ms: Gauge,
+    /// How long ago, in milliseconds, the event published last was written: by the database's clock
+    /// against this machine's.
+    pub lag_ms: Gauge,
     leading: AtomicBool,
 }
 

@@ -44,8 +44,10 @@ impl Relay {
         let published = Pump::run(self, &lead, stop).await;
         self.stats.set_leading(false);
         drop(over);
-        // What is still in the producer's queue must not be sent once another may lead.
-        self.sink.reset().await?;
+        if !matches!(published, Ok(true)) {
+            // What is still in the producer's queue must not be sent once another may lead.
+            self.sink.reset().await?;
+        }
         if !lead.lost.is_cancelled() {
             let source = self.source.clone();
             let given_up = whole(async move { source.give_up(epoch).await }).await;
@@ -53,7 +55,7 @@ impl Relay {
                 tracing::warn!(%error, "the lease could not be given up and will run out");
             }
         }
-        published
+        published.map(drop)
     }
 
     async fn wait_for_lease(&self, stop: &CancellationToken) -> Result<Option<(i64, Trust)>> {

@@ -63,12 +63,12 @@ pub struct Relay {
 impl Relay {
     /// A relay from a source to a sink, with the default settings.
     pub fn new(source: impl Source, sink: impl Sink) -> Self {
-        Self {
-            source: Arc::new(source),
-            sink: Box::new(sink),
-            settings: RelaySettings::default(),
-            stats: Arc::default(),
-        }
+        Self::between(Arc::new(source), Box::new(sink))
+    }
+
+    /// The same, where source and sink are chosen at run time.
+    pub fn between(source: Arc<dyn Source>, sink: Box<dyn Sink>) -> Self {
+        Self { source, sink, settings: RelaySettings::default(), stats: Arc::default() }
     }
 
     /// Sets everything that can be set.

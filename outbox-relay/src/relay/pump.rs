@@ -51,8 +51,9 @@ pub(super) struct Pump<'a> {
 }
 
 impl<'a> Pump<'a> {
-    /// Publishes until told to stop, or until something breaks.
-    pub(super) async fn run(relay: &'a mut Relay, lead: &'a Lead, stop: &CancellationToken) -> Result<()> {
+    /// Publishes until told to stop, or until something breaks. Answers whether nothing is left that
+    /// was sent and not settled.
+    pub(super) async fn run(relay: &'a mut Relay, lead: &'a Lead, stop: &CancellationToken) -> Result<bool> {
         let (source, epoch) = (relay.source.clone(), lead.epoch);
         let resuming = source.clone();
         let resumed = whole(async move { resuming.resume(epoch).await }).await?;
@@ -80,15 +81,15 @@ impl<'a> Pump<'a> {
             looked_at_parked: Instant::now(),
         };
         let result = pump.publish(&mut pages, stop).await;
-        let acknowledging = pump.acknowledging.take();
+        let (acknowledging, settled) = (pump.acknowledging.take(), pump.window.undone() == 0);
         // The reader must be gone before anybody resumes: it moves the source's reading on.
         drop(pages);
         reader.await.expect("the reader does not panic");
         if let Some(last) = acknowledging {
             let last = last.await.expect("acknowledging does not panic");
-            return result.and(last);
+            return result.and(last).map(|()| settled);
         }
-        result
+        result.map(|()| settled)
     }
 
     async fn publish(
@@ -256,7 +257,7 @@ impl<'a> Pump<'a> {
                 self.tails.now.delivered(topic, partition, offset);
             }
             self.stats.published.add(1);
-            self.stats.last_written_ms.set_i64(event.created_at);
+            self.stats.lag_ms.set_i64(clock_ms() - event.created_at);
         }
         if !self.refused.is_empty() {
             self.refused.remove(&ticket);
@@ -356,16 +357,19 @@ impl<'a> Pump<'a> {
 
 /// Reads ahead, a page at a time, until nobody takes pages any more.
 async fn read(source: Arc<dyn Source>, limit: usize, pages: mpsc::Sender<Result<Page>>) {
+    let mut idle = 0;
     loop {
         let page = source.read(limit).await;
         if page.as_ref().is_ok_and(|page| page.events.is_empty() && page.mark.is_none()) {
             tokio::select! {
                 biased;
                 () = pages.closed() => return,
-                () = source.wait() => {}
+                () = source.wait(idle) => {}
             }
+            idle = idle.saturating_add(1);
             continue;
         }
+        idle = 0;
         let failed = page.is_err();
         if pages.send(page).await.is_err() || failed {
             return;
@@ -379,4 +383,10 @@ async fn finished(task: &mut Option<JoinHandle<Result<()>>>) -> Result<()> {
         Some(task) => task.await.expect("acknowledging does not panic"),
         None => std::future::pending().await,
     }
+}
+
+/// Milliseconds since the Unix epoch.
+fn clock_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

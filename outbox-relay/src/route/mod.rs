@@ -73,6 +73,17 @@ impl Default for Routes {
     }
 }
 
+impl Routes {
+    /// The topic of an aggregate type's events.
+    ///
+    /// # Errors
+    ///
+    /// Why they cannot go anywhere.
+    pub fn topic_of(&self, aggregate_type: &str) -> Result<String, String> {
+        find(self, aggregate_type).map(|(topic, _)| topic)
+    }
+}
+
 /// Aggregate types whose topics are remembered; services have a handful.
 const REMEMBERED_MAX: usize = 10_000;
 

@@ -47,6 +47,24 @@ pub struct ParkedNow {
     pub complete: bool,
 }
 
+/// A parked event, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParkedEvent {
+    /// The event, its key, and why it was set aside.
+    pub park: Park,
+    /// Whether an operator has released it.
+    pub released: bool,
+}
+
+/// What an operator decides about parked events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Publish them, in order, before later ones of their key.
+    Release,
+    /// Never publish them; later ones of their key are published again.
+    Drop,
+}
+
 /// An outbox, as a relay sees it.
 ///
 /// Events are read in an order that keeps the order of each key whose writers take turns. Reading
@@ -84,8 +102,8 @@ pub trait Source: Send + Sync + 'static {
     /// none now: then [`Source::wait`].
     async fn read(&self, limit: usize) -> Result<Page>;
 
-    /// Returns when there may be new events.
-    async fn wait(&self);
+    /// Returns when there may be new events. `idle` counts the empty pages since the last event.
+    async fn wait(&self, idle: u32);
 
     /// Makes durable that events are done, set aside, or published after release.
     async fn acknowledge(&self, epoch: i64, ack: &Ack) -> Result<()>;
@@ -94,8 +112,21 @@ pub trait Source: Send + Sync + 'static {
     /// when removing them would only leave dead rows that nobody can clean.
     async fn sweep(&self, epoch: i64) -> Result<u64>;
 
+    /// The parked events in order, at most `limit`, for people.
+    async fn list_parked(&self, limit: usize) -> Result<Vec<ParkedEvent>>;
+
+    /// Records an operator's decision about all parked events of a key, or of all keys; answers how
+    /// many events it concerns. The relay that holds the lease carries it out.
+    async fn decide(&self, key: Option<&Key>, decision: Decision) -> Result<u64>;
+
     /// The parked keys, and at most `limit` events of one that was released.
     async fn parked(&self, limit: usize) -> Result<ParkedNow>;
+}
+
+/// How long to wait for new events: hardly, while they come; longer the longer none came.
+pub(crate) fn pause(idle: u32, longest: Duration) -> Duration {
+    const SHORTEST: Duration = Duration::from_micros(500);
+    (SHORTEST * 2_u32.pow((idle / 16).min(12))).min(longest)
 }
 
 /// The size of the next page, so that one holds about as many bytes as it may.

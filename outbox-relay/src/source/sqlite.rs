@@ -7,9 +7,11 @@
 //! process dies, however it dies. A free lock therefore means a dead holder, and the lease is taken
 //! at once; a held one, of a process that may be frozen, falls under the lease's rule.
 
-use super::{Ack, PageSize, ParkedNow, Resumed, Source, stored_headers, stored_tail};
+use super::{
+    Ack, Decision, PageSize, ParkedEvent, ParkedNow, Resumed, Source, pause, stored_headers, stored_tail,
+};
 use crate::error::{Error, Result};
-use crate::event::{Event, Key, Page};
+use crate::event::{Event, Key, Page, Park};
 use crate::lease::LeaseRow;
 use async_trait::async_trait;
 use sqlx::sqlite::{
@@ -76,13 +78,13 @@ impl SqliteSource {
         Ok(Self {
             pool,
             lock_path: lock_path.into(),
-            poll_every: Duration::from_millis(10),
+            poll_every: Duration::from_millis(20),
             lock: Mutex::default(),
             reading: Mutex::default(),
         })
     }
 
-    /// How long to wait between two looks for new events; 10 ms unless told.
+    /// The longest wait between two looks for new events, after some time without any; 20 ms unless told.
     pub fn poll_every(mut self, interval: Duration) -> Self {
         self.poll_every = interval;
         self
@@ -207,8 +209,8 @@ impl Source for SqliteSource {
         Ok(Page { mark: Some(last.seq.unsigned_abs()), events })
     }
 
-    async fn wait(&self) {
-        tokio::time::sleep(self.poll_every).await;
+    async fn wait(&self, idle: u32) {
+        tokio::time::sleep(pause(idle, self.poll_every)).await;
     }
 
     async fn acknowledge(&self, epoch: i64, ack: &Ack) -> Result<()> {
@@ -260,6 +262,47 @@ impl Source for SqliteSource {
 
     async fn sweep(&self, _epoch: i64) -> Result<u64> {
         Ok(0)
+    }
+
+    async fn list_parked(&self, limit: usize) -> Result<Vec<ParkedEvent>> {
+        let rows = sqlx::query(
+            "SELECT seq, id, aggregatetype, aggregateid, reason, released FROM outbox_parked \
+             WHERE outbox = ?1 ORDER BY seq LIMIT ?2",
+        )
+        .bind(OUTBOX)
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(&self.pool)
+        .await?;
+        let parked = |row: &SqliteRow| {
+            let key = Key {
+                aggregate_type: row.try_get("aggregatetype")?,
+                aggregate_id: row.try_get("aggregateid")?,
+            };
+            let id = Uuid::parse_str(row.try_get("id")?).unwrap_or_default();
+            let park = Park { seq: row.try_get("seq")?, id, key, reason: row.try_get("reason")? };
+            Ok(ParkedEvent { park, released: row.try_get("released")? })
+        };
+        rows.iter().map(parked).collect()
+    }
+
+    async fn decide(&self, key: Option<&Key>, decision: Decision) -> Result<u64> {
+        let sql = match decision {
+            Decision::Release => {
+                "UPDATE outbox_parked SET released = 1 WHERE outbox = ?1 \
+                     AND (?2 IS NULL OR (aggregatetype = ?2 AND aggregateid = ?3))"
+            }
+            Decision::Drop => {
+                "DELETE FROM outbox_parked WHERE outbox = ?1 \
+                     AND (?2 IS NULL OR (aggregatetype = ?2 AND aggregateid = ?3))"
+            }
+        };
+        let decided = sqlx::query(sql)
+            .bind(OUTBOX)
+            .bind(key.map(|key| key.aggregate_type.as_str()))
+            .bind(key.map(|key| key.aggregate_id.as_str()))
+            .execute(&self.pool)
+            .await?;
+        Ok(decided.rows_affected())
     }
 
     async fn parked(&self, limit: usize) -> Result<ParkedNow> {

@@ -7,10 +7,12 @@
 //! Delivery reports arrive on the producer's polling thread, are appended to one vector, and wake the
 //! relay: no allocation and no future per record.
 
+mod records;
 mod scan;
 mod settings;
 
-pub use settings::KafkaSettings;
+pub use records::{Reader, Topic};
+pub use settings::{KafkaSettings, is_secret};
 
 use super::{Delivery, Failure, Sink};
 use crate::error::{Error, Result};
@@ -154,7 +156,8 @@ impl ClientContext for Reports {
             self.0.state.lock().expect("never poisoned").fatal = Some(reason.to_owned());
             self.0.wake.notify_one();
         }
-        tracing::warn!(%error, reason, "kafka");
+        // librdkafka logs brokers that come and go itself.
+        tracing::debug!(%error, reason, "kafka");
     }
 }
 

@@ -7,13 +7,13 @@ use rdkafka::ClientContext;
 use rdkafka::client::Client;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Headers as _, Message as _};
+use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// The end of each partition. Asking for a topic's metadata as a producer makes the broker create
 /// it, where it is allowed to; one that is not there then has no partitions yet.
@@ -29,12 +29,19 @@ pub(super) fn ends<C: ClientContext>(client: &Client<C>, topic: &str) -> Result<
             partitions => break partitions,
         }
     };
-    let mut ends = Vec::with_capacity(partitions);
-    for partition in 0..partitions {
-        let partition = i32::try_from(partition).unwrap_or(i32::MAX);
-        ends.push(client.fetch_watermarks(topic, partition, ANSWER_WITHIN)?.1);
-    }
-    Ok(ends)
+    (0..partitions)
+        .map(|partition| {
+            let partition = i32::try_from(partition).unwrap_or(i32::MAX);
+            loop {
+                match client.fetch_watermarks(topic, partition, ANSWER_WITHIN) {
+                    Ok((_, end)) => return Ok(end),
+                    // A partition made just now may still be choosing its leader.
+                    Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(50)),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        })
+        .collect()
 }
 
 /// The ids of all events from the tail to the ends of the partitions, as they are at the beginning.
@@ -42,8 +49,18 @@ pub(super) fn ends<C: ClientContext>(client: &Client<C>, topic: &str) -> Result<
 /// What was compacted away, has expired, or went with a topic that was made anew is not found, and
 /// is published again.
 pub(super) fn ids_since(settings: &KafkaSettings, tail: &Tail) -> Result<HashSet<Uuid>> {
-    let consumer: BaseConsumer = settings.reader()?.create()?;
     let mut ids = HashSet::new();
+    scan(settings, tail, |message| ids.extend(event_id(message)))?;
+    Ok(ids)
+}
+
+/// Shows every record from the tail to the ends of the partitions, as they are at the beginning.
+pub(super) fn scan(
+    settings: &KafkaSettings,
+    tail: &Tail,
+    mut show: impl FnMut(&BorrowedMessage<'_>),
+) -> Result<()> {
+    let consumer: BaseConsumer = settings.reader()?.create()?;
     let mut open = HashSet::new();
     let mut list = TopicPartitionList::new();
     for (topic, from) in tail.topics() {
@@ -58,7 +75,7 @@ pub(super) fn ids_since(settings: &KafkaSettings, tail: &Tail) -> Result<HashSet
         }
     }
     if open.is_empty() {
-        return Ok(ids);
+        return Ok(());
     }
     consumer.assign(&list)?;
     let mut heard = Instant::now();
@@ -66,7 +83,7 @@ pub(super) fn ids_since(settings: &KafkaSettings, tail: &Tail) -> Result<HashSet
         match consumer.poll(Duration::from_millis(200)) {
             Some(Ok(message)) => {
                 heard = Instant::now();
-                ids.extend(event_id(&message));
+                show(&message);
                 let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
                 open.retain(|(t, p, end)| t != topic || *p != partition || offset + 1 < *end);
             }
@@ -82,7 +99,7 @@ pub(super) fn ids_since(settings: &KafkaSettings, tail: &Tail) -> Result<HashSet
             None => {}
         }
     }
-    Ok(ids)
+    Ok(())
 }
 
 fn position(consumer: &BaseConsumer, topic: &str, partition: i32) -> Option<i64> {

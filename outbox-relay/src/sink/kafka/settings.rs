@@ -21,12 +21,7 @@ pub struct KafkaSettings {
 }
 
 /// What makes the relay's promises hold; a property of one of these names is refused.
-const FIXED: [(&str, &str); 3] = [
-    ("acks", "all"),
-    ("enable.idempotence", "true"),
-    // Failed records are retried here, under the key's fence, when it is known that they failed.
-    ("enable.gapless.guarantee", "false"),
-];
+const FIXED: [(&str, &str); 2] = [("acks", "all"), ("enable.idempotence", "true")];
 
 impl KafkaSettings {
     /// The default settings for these brokers.
@@ -125,7 +120,7 @@ impl std::fmt::Debug for KafkaSettings {
 }
 
 /// Whether the value of a property of this name must not be shown.
-pub(crate) fn is_secret(name: &str) -> bool {
+pub fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     ["password", "secret", "token", "key.pem", "jaas", "sasl.oauthbearer.config"]
         .iter()

@@ -18,18 +18,23 @@
 //! it differs, the rows are stamped with a transaction of this cluster and the whole table is read.
 
 pub(crate) mod cursor;
+mod doctor;
 mod horizon;
 mod lease;
+mod operate;
 mod poll;
 mod settle;
 mod table;
 
 pub use table::Table;
 
-use super::{Ack, ParkedNow, Resumed, Source};
+use super::{Ack, Decision, ParkedEvent, ParkedNow, Resumed, Source, pause};
+use crate::doctor::Finding;
 use crate::error::{Error, Result};
-use crate::event::Page;
+use crate::event::{Key, Page};
+use crate::history::Written;
 use crate::lease::LeaseRow;
+use crate::route::Routes;
 use async_trait::async_trait;
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -46,6 +51,7 @@ pub struct PostgresSource {
     table: Table,
     statements: OnceCell<Statements>,
     poll_every: Duration,
+    keep: Duration,
     poll: tokio::sync::Mutex<poll::Poll>,
     marks: Mutex<cursor::Marks>,
     horizon: Mutex<horizon::Horizon>,
@@ -88,7 +94,8 @@ impl PostgresSource {
             pool,
             table: Table::default(),
             statements: OnceCell::new(),
-            poll_every: Duration::from_millis(10),
+            poll_every: Duration::from_millis(20),
+            keep: Duration::ZERO,
             poll: tokio::sync::Mutex::default(),
             marks: Mutex::default(),
             horizon: Mutex::default(),
@@ -101,10 +108,42 @@ impl PostgresSource {
         self
     }
 
-    /// How long to wait between two looks for new events; 10 ms unless told.
+    /// The longest wait between two looks for new events, after some time without any; 20 ms unless told.
     pub fn poll_every(mut self, interval: Duration) -> Self {
         self.poll_every = interval;
         self
+    }
+
+    /// Keeps rows for so long after they were written, though they are done, so that they can be
+    /// [replayed](Self::replay) and verified; not at all unless told.
+    pub fn keep(mut self, age: Duration) -> Self {
+        self.keep = age;
+        self
+    }
+
+    /// Publishes again the rows that are still there with numbers from `first` to `last`, under the
+    /// ids they had: consumers with an inbox skip what they have applied. Answers how many rows.
+    ///
+    /// # Errors
+    ///
+    /// The database's error.
+    pub async fn replay(&self, first: i64, last: i64) -> Result<u64> {
+        operate::replay(self, first, last).await
+    }
+
+    /// The rows that are there, each with its place in its key, and the topics they go to: one side of
+    /// a [comparison](crate::history::compare).
+    ///
+    /// # Errors
+    ///
+    /// The database's error.
+    pub async fn written(&self, routes: &Routes) -> Result<(Vec<Written>, Vec<String>)> {
+        operate::written(self, routes).await
+    }
+
+    /// Examines the database for what a relay needs and what may trouble it.
+    pub async fn examine(&self) -> Vec<Finding> {
+        doctor::examine(self).await
     }
 
     async fn statements(&self) -> Result<&Statements> {
@@ -161,8 +200,8 @@ impl Source for PostgresSource {
         poll::read(self, limit).await
     }
 
-    async fn wait(&self) {
-        tokio::time::sleep(self.poll_every).await;
+    async fn wait(&self, idle: u32) {
+        tokio::time::sleep(pause(idle, self.poll_every)).await;
     }
 
     async fn acknowledge(&self, epoch: i64, ack: &Ack) -> Result<()> {
@@ -171,6 +210,14 @@ impl Source for PostgresSource {
 
     async fn sweep(&self, epoch: i64) -> Result<u64> {
         settle::sweep(self, epoch).await
+    }
+
+    async fn list_parked(&self, limit: usize) -> Result<Vec<ParkedEvent>> {
+        operate::list_parked(self, limit).await
+    }
+
+    async fn decide(&self, key: Option<&Key>, decision: Decision) -> Result<u64> {
+        operate::decide(self, key, decision).await
     }
 
     async fn parked(&self, limit: usize) -> Result<ParkedNow> {

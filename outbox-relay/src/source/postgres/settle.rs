@@ -87,6 +87,7 @@ pub(super) async fn sweep(source: &PostgresSource, epoch: i64) -> Result<u64> {
         .bind(base)
         .bind(&source.table.name)
         .bind(SWEEP_ROWS)
+        .bind(source.keep.as_secs_f64())
         .execute(&source.pool)
         .await?;
     Ok(swept.rows_affected())

@@ -38,6 +38,25 @@ impl Table {
         self
     }
 
+    /// The SQL that gives an existing table, Debezium's for example, what polling needs. Running it
+    /// twice changes nothing; the first time rewrites the table.
+    ///
+    /// # Errors
+    ///
+    /// If a name is not one.
+    pub fn additions(&self) -> Result<String> {
+        self.check()?;
+        let Self { name, .. } = self;
+        let (seq, xid) = (self.here("seq"), self.here("xid"));
+        let index = name.split('.').next_back().unwrap_or_default();
+        Ok(format!(
+            "ALTER TABLE {name} ADD COLUMN IF NOT EXISTS {seq} bigint GENERATED ALWAYS AS IDENTITY;\n\
+             ALTER TABLE {name} ADD COLUMN IF NOT EXISTS {xid} xid8 NOT NULL DEFAULT pg_current_xact_id();\n\
+             CREATE INDEX IF NOT EXISTS {index}_{seq} ON {name} ({seq});\n\
+             CREATE INDEX IF NOT EXISTS {index}_{xid} ON {name} ({xid});\n"
+        ))
+    }
+
     pub(crate) fn check(&self) -> Result<()> {
         let bad = |what: &str, text: &str| {
             Err(Error::Config(format!(
@@ -83,10 +102,14 @@ pub(crate) struct Statements {
     pub(crate) page: String,
     /// `$1` outbox, `$2` `$3` key, `$4` limit: a key's parked events.
     pub(crate) parked: String,
-    /// `$1` base, `$2` outbox, `$3` limit: removes rows that are done.
+    /// `$1` base, `$2` outbox, `$3` limit, `$4` seconds to keep: removes rows that are done.
     pub(crate) sweep: String,
     /// Stamps all rows with the current transaction, after a move to another cluster.
     pub(crate) restamp: String,
+    /// `$1` base, `$2` tick, `$3` its seq, `$4` outbox: every row, and whether it must be published.
+    pub(crate) written: String,
+    /// `$1` first, `$2` last: stamps these rows with the current transaction, so that they are read again.
+    pub(crate) replay: String,
 }
 
 impl Statements {
@@ -132,6 +155,11 @@ impl Statements {
         }
         let events = select_list(table, types);
         let (seq, xid) = (format!("e.{}", table.here("seq")), format!("e.{}", table.here("xid")));
+        let old_enough = if types.contains_key(table.here("created_at")) {
+            format!("e.{} <= clock_timestamp() - make_interval(secs => $4)", table.here("created_at"))
+        } else {
+            "$4 >= 0::float8".to_owned()
+        };
         let columns =
             "seq, id, aggregatetype, aggregateid, type, payload, headers, trace, key_seq, created_at";
         Ok(Self {
@@ -156,9 +184,23 @@ impl Statements {
                 "DELETE FROM {name} WHERE ctid = ANY (ARRAY(SELECT e.ctid FROM {name} AS e \
                  WHERE {xid} < pg_snapshot_xmax($1::pg_snapshot) AND pg_visible_in_snapshot({xid}, $1::pg_snapshot) \
                      AND NOT EXISTS (SELECT FROM outbox.parked AS p WHERE p.outbox = $2 AND p.seq = {seq}) \
-                 ORDER BY {xid} LIMIT $3))"
+                     AND {old_enough} ORDER BY {xid} LIMIT $3))"
             ),
             restamp: format!("UPDATE {name} SET {} = pg_current_xact_id()", table.here("xid")),
+            written: format!(
+                "SELECT e.{}::uuid AS id, e.{}::text AS aggregatetype, e.{}::text AS aggregateid, {seq} AS seq, \
+                     (pg_visible_in_snapshot({xid}, $1::pg_snapshot) \
+                         OR (pg_visible_in_snapshot({xid}, $2::pg_snapshot) AND {seq} <= $3)) \
+                     AND NOT EXISTS (SELECT FROM outbox.parked AS p WHERE p.outbox = $4 AND p.seq = {seq}) AS due \
+                 FROM {name} AS e ORDER BY {seq}",
+                table.here("id"),
+                table.here("aggregatetype"),
+                table.here("aggregateid"),
+            ),
+            replay: format!(
+                "UPDATE {name} AS e SET {} = pg_current_xact_id() WHERE {seq} BETWEEN $1 AND $2",
+                table.here("xid")
+            ),
         })
     }
 }

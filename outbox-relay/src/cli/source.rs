@@ -1,0 +1,47 @@
+//! The source that the settings name.
+
+use super::Failed;
+use super::config::Config;
+use outbox_relay::source::Source;
+use outbox_relay::{PostgresSource, SqliteSource};
+use std::sync::Arc;
+
+/// Which database, and where.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Kind<'a> {
+    Postgres(&'a str),
+    Sqlite(&'a str),
+}
+
+pub(super) fn kind(config: &Config) -> Result<Kind<'_>, Failed> {
+    let url = config.source.url.as_str();
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        return Ok(Kind::Postgres(url));
+    }
+    if let Some(path) = url.strip_prefix("sqlite:") {
+        return Ok(Kind::Sqlite(path.strip_prefix("//").unwrap_or(path)));
+    }
+    Err(if url.is_empty() {
+        "source.url is not set: postgres://user@host/database or sqlite:/path/to/file".into()
+    } else {
+        "source.url must begin with postgres:// or sqlite:".into()
+    })
+}
+
+pub(super) async fn postgres(config: &Config) -> Result<PostgresSource, Failed> {
+    match kind(config)? {
+        Kind::Postgres(url) => Ok(PostgresSource::connect(url)
+            .await?
+            .table(config.table())
+            .poll_every(config.source.poll)
+            .keep(config.source.keep)),
+        Kind::Sqlite(_) => Err("this verb works on Postgres only: SQLite keeps no rows that are done".into()),
+    }
+}
+
+pub(super) async fn open(config: &Config) -> Result<Arc<dyn Source>, Failed> {
+    Ok(match kind(config)? {
+        Kind::Postgres(_) => Arc::new(postgres(config).await?),
+        Kind::Sqlite(path) => Arc::new(SqliteSource::open(path).await?.poll_every(config.source.poll)),
+    })
+}

@@ -1,0 +1,100 @@
+//! Operators' verbs.
+
+use super::PostgresSource;
+use super::cursor::Snapshot;
+use crate::error::Result;
+use crate::event::{Key, Park};
+use crate::history::Written;
+use crate::route::Routes;
+use crate::source::{Decision, ParkedEvent};
+use sqlx::{AssertSqlSafe, Row};
+use std::collections::BTreeSet;
+
+pub(super) async fn list_parked(source: &PostgresSource, limit: usize) -> Result<Vec<ParkedEvent>> {
+    let rows = sqlx::query(
+        "SELECT seq, id, aggregatetype, aggregateid, reason, released FROM outbox.parked \
+         WHERE outbox = $1 ORDER BY seq LIMIT $2",
+    )
+    .bind(&source.table.name)
+    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+    .fetch_all(&source.pool)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let key = Key {
+                aggregate_type: row.try_get("aggregatetype")?,
+                aggregate_id: row.try_get("aggregateid")?,
+            };
+            let park = Park {
+                seq: row.try_get("seq")?,
+                id: row.try_get("id")?,
+                key,
+                reason: row.try_get("reason")?,
+            };
+            Ok(ParkedEvent { park, released: row.try_get("released")? })
+        })
+        .collect()
+}
+
+pub(super) async fn decide(source: &PostgresSource, key: Option<&Key>, decision: Decision) -> Result<u64> {
+    let sql = match decision {
+        Decision::Release => {
+            "UPDATE outbox.parked SET released = true WHERE outbox = $1 \
+                 AND ($2 IS NULL OR (aggregatetype = $2 AND aggregateid = $3))"
+        }
+        Decision::Drop => {
+            "DELETE FROM outbox.parked WHERE outbox = $1 \
+                 AND ($2 IS NULL OR (aggregatetype = $2 AND aggregateid = $3))"
+        }
+    };
+    let decided = sqlx::query(sql)
+        .bind(&source.table.name)
+        .bind(key.map(|key| key.aggregate_type.as_str()))
+        .bind(key.map(|key| key.aggregate_id.as_str()))
+        .execute(&source.pool)
+        .await?;
+    Ok(decided.rows_affected())
+}
+
+/// The rows that are there, and the topics they go to.
+pub(super) async fn written(source: &PostgresSource, routes: &Routes) -> Result<(Vec<Written>, Vec<String>)> {
+    let sql = source.statements().await?.written.clone();
+    let nothing = Snapshot::nothing().to_string();
+    let cursor = sqlx::query("SELECT base::text, tick::text, tick_seq FROM outbox.relay WHERE outbox = $1")
+        .bind(&source.table.name)
+        .fetch_optional(&source.pool)
+        .await?;
+    let (mut base, mut tick, mut seq) = (None, None, 0_i64);
+    if let Some(row) = cursor {
+        base = row.try_get::<Option<String>, _>("base")?;
+        tick = row.try_get::<Option<String>, _>("tick")?;
+        seq = row.try_get("tick_seq")?;
+    }
+    let rows = sqlx::query(AssertSqlSafe(sql))
+        .bind(base.unwrap_or_else(|| nothing.clone()))
+        .bind(tick.unwrap_or(nothing))
+        .bind(seq)
+        .bind(&source.table.name)
+        .fetch_all(&source.pool)
+        .await?;
+    let mut written = Vec::with_capacity(rows.len());
+    let mut topics = BTreeSet::new();
+    for row in rows {
+        let aggregate_type: String = row.try_get("aggregatetype")?;
+        topics.extend(routes.topic_of(&aggregate_type).ok());
+        written.push(Written {
+            id: row.try_get("id")?,
+            key: row.try_get("aggregateid")?,
+            place: row.try_get("seq")?,
+            due: row.try_get("due")?,
+        });
+    }
+    Ok((written, topics.into_iter().collect()))
+}
+
+/// Rows stamped with a new transaction are in no snapshot that the cursor knows: a later tick has them.
+pub(super) async fn replay(source: &PostgresSource, first: i64, last: i64) -> Result<u64> {
+    let sql = source.statements().await?.replay.clone();
+    let stamped = sqlx::query(AssertSqlSafe(sql)).bind(first).bind(last).execute(&source.pool).await?;
+    Ok(stamped.rows_affected())
+}
