@@ -64,6 +64,11 @@ impl Actor {
         drop(self);
     }
 
+    /// SIGKILL, for one that is borrowed. What is done to it afterwards has no effect.
+    pub fn end(&self) {
+        kill_tree(self.process.id());
+    }
+
     /// Stops it, as a process that hangs.
     pub fn freeze(&self) {
         freeze_tree(self.process.id());
