@@ -18,6 +18,10 @@ use super::{Backend, MemoryStore};
 pub async fn connect(url: &str) -> Result<Backend> {
     let opened: Result<Backend> = match scheme(url) {
         Some("memory") => Ok(Arc::new(MemoryStore::new()).into()),
+        #[cfg(feature = "postgres")]
+        Some("postgres" | "postgresql") => {
+            super::PostgresStore::connect(url).await.map(|store| Arc::new(store).into())
+        }
         #[cfg(feature = "sqlite")]
         Some("sqlite") | None => super::SqliteStore::open(url).await.map(|store| Arc::new(store).into()),
         _ => Err(Error::Unusable("no store of this kind: use sqlite:, postgres:// or memory:".into())),

@@ -28,6 +28,8 @@ mod connect;
 mod decode;
 mod error;
 pub mod memory;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 mod query;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
@@ -46,6 +48,8 @@ pub use commit::{Commit, CommitReply, JournalRow, Loaded, Mail, Posted, Start, S
 pub use connect::connect;
 pub use error::{Error, Result};
 pub use memory::MemoryStore;
+#[cfg(feature = "postgres")]
+pub use postgres::PostgresStore;
 pub use query::{Counts, Filter, InFlight, Manifest, Query, State, Summary, WorkerInfo};
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteStore;

@@ -1,0 +1,191 @@
+//! The hot path: a batch of commits as one statement.
+//!
+//! Everything in it hangs on `won`, the journal rows that it could insert, and those hang on `me`, the
+//! worker's row with the worker's epoch. Rows are touched in the order of their runs.
+//!
+//! Three things look odd, and are there for the planner:
+//!
+//! - tables are probed by `LATERAL (… LIMIT 1)`, which can only be done through an index, row by row;
+//! - `(run IN (SELECT run FROM won)) IS TRUE` is hashed once, where a join of two lists of unknown length
+//!   would compare each with each;
+//! - a batch in which every saga goes on is a shorter statement than one in which some wait or end.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::LazyLock;
+
+use sqlx::{AssertSqlSafe, Row};
+use uuid::Uuid;
+
+use super::error::failed;
+use super::read::{mail_row, rounded, unread};
+use super::{Db, acquire, rows};
+use crate::id::RunId;
+use crate::store::commit::{Commit, CommitReply, Mail, Then};
+use crate::store::error::{Error, Result};
+use crate::store::query::State;
+use crate::store::worker::Fence;
+
+/// Writes the rows.
+const WON: &str = "WITH me AS MATERIALIZED (
+    SELECT id FROM saga.worker WHERE id = $1 AND epoch = $2 AND NOT drained FOR KEY SHARE
+), won AS (
+    INSERT INTO saga.journal (run, number, worker, body)
+    SELECT b.run, b.number, me.id, b.body
+    FROM me CROSS JOIN unnest($3::uuid[], $4::int[], $5::text[]) AS b (run, number, body)
+        CROSS JOIN LATERAL (
+            SELECT 1 FROM saga.live l WHERE l.run = b.run AND l.owner = $1 LIMIT 1) owned
+        CROSS JOIN LATERAL (
+            SELECT 1 FROM saga.journal j WHERE j.run = b.run AND j.number = b.number - 1 LIMIT 1) previous
+    ON CONFLICT DO NOTHING
+    RETURNING run
+)";
+
+/// Marks the mail that was read.
+const READ: &str = ", read AS (
+    UPDATE saga.mail m SET consumed = r.number
+    FROM unnest($6::uuid[], $7::uuid[], $8::int[]) AS r (run, id, number)
+    WHERE m.run = r.run AND m.id = r.id AND (r.run IN (SELECT run FROM won)) IS TRUE
+)";
+
+/// Gives sagas up, or ends them.
+const THEN: &str = ", released AS (
+    UPDATE saga.live l SET owner = NULL, state = t.state, due = t.due, since = now()
+    FROM unnest($9::uuid[], $10::text[], $11::timestamptz[]) AS t (run, state, due)
+    WHERE l.run = t.run AND (t.run IN (SELECT run FROM won)) IS TRUE
+), ended AS (
+    UPDATE saga.start s SET ended = e.ended, ended_at = now()
+    FROM unnest($12::uuid[], $13::text[]) AS e (run, ended)
+    WHERE s.run = e.run AND (e.run IN (SELECT run FROM won)) IS TRUE
+), removed AS (
+    DELETE FROM saga.live l USING unnest($12::uuid[]) AS e (run)
+    WHERE l.run = e.run AND (e.run IN (SELECT run FROM won)) IS TRUE
+), answered AS (
+    UPDATE saga.mail m SET consumed = -1 FROM unnest($12::uuid[]) AS e (run)
+    WHERE m.run = e.run AND m.consumed IS NULL AND m.id <> ALL ($7::uuid[])
+        AND (e.run IN (SELECT run FROM won)) IS TRUE
+)";
+
+/// The first row tells whether the fence was met and who won; the others are unread mail.
+const TOLD: &str =
+    " SELECT EXISTS (SELECT FROM me), ARRAY(SELECT run FROM won), NULL::uuid, NULL::uuid, NULL::text
+UNION ALL
+SELECT NULL, NULL, m.run, m.id, m.body FROM won CROSS JOIN LATERAL (
+    SELECT m.run, m.id, m.body FROM saga.mail m WHERE m.run = won.run AND m.consumed IS NULL OFFSET 0) m";
+
+static GO: LazyLock<String> = LazyLock::new(|| format!("{WON}{TOLD}"));
+static ANY: LazyLock<String> = LazyLock::new(|| format!("{WON}{READ}{THEN}{TOLD}"));
+
+pub(super) async fn commit(db: &Db, fence: Fence, batch: &[Commit]) -> Result<Vec<CommitReply>> {
+    let mut connection = acquire(&db.writers).await?;
+    let answer = rows(&mut connection, statement(fence, batch)).await?;
+    let (head, mail) = answer.split_first().ok_or_else(|| Error::Unusable("no answer to a batch".into()))?;
+    if !head.try_get::<bool, _>(0).map_err(failed)? {
+        return Err(Error::Fenced);
+    }
+    let won: HashSet<Uuid> = head.try_get::<Vec<Uuid>, _>(1).map_err(failed)?.into_iter().collect();
+    let mut unread = unconsumed(batch, mail)?;
+    let mut written: Vec<bool> = batch.iter().map(|commit| won.contains(&commit.run.0)).collect();
+    if won.len() < batch.len() {
+        unread.extend(resent(&mut connection, fence, batch, &mut written).await?);
+    }
+    let replies = batch.iter().zip(written).map(|(commit, written)| match written {
+        true => CommitReply::Committed { mail: unread.remove(&commit.run).unwrap_or_default() },
+        false => CommitReply::Refused,
+    });
+    Ok(replies.collect())
+}
+
+fn statement(fence: Fence, batch: &[Commit]) -> super::Binding {
+    let mut commits: Vec<&Commit> = batch.iter().collect();
+    commits.sort_unstable_by_key(|commit| commit.run);
+    let plain = commits.iter().all(|commit| commit.then == Then::Go && commit.mail.is_empty());
+    let text = if plain { &*GO } else { &*ANY };
+    let statement = sqlx::query(AssertSqlSafe(text.as_str()))
+        .bind(fence.worker.0)
+        .bind(fence.epoch)
+        .bind(commits.iter().map(|c| c.run.0).collect::<Vec<Uuid>>())
+        .bind(commits.iter().map(|c| c.number.cast_signed()).collect::<Vec<i32>>())
+        .bind(commits.iter().map(|c| &*c.body).collect::<Vec<&str>>());
+    if plain { statement } else { consequences(statement, &commits) }
+}
+
+fn consequences(statement: super::Binding, commits: &[&Commit]) -> super::Binding {
+    let read = || commits.iter().flat_map(|c| c.mail.iter().map(move |id| (c, id.0)));
+    let (mut released, mut states, mut dues) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ended, mut ends) = (Vec::new(), Vec::new());
+    for commit in commits {
+        let (state, due) = match commit.then {
+            Then::Go => continue,
+            Then::Wait(due) => (State::Waiting, Some(rounded(due))),
+            Then::Block => (State::Blocked, None),
+            Then::End(kind) => {
+                ended.push(commit.run.0);
+                ends.push(kind.as_str());
+                continue;
+            }
+        };
+        released.push(commit.run.0);
+        states.push(state.as_str());
+        dues.push(due);
+    }
+    statement
+        .bind(read().map(|(commit, _)| commit.run.0).collect::<Vec<Uuid>>())
+        .bind(read().map(|(_, id)| id).collect::<Vec<Uuid>>())
+        .bind(read().map(|(commit, _)| commit.number.cast_signed()).collect::<Vec<i32>>())
+        .bind(released)
+        .bind(states)
+        .bind(dues)
+        .bind(ended)
+        .bind(ends)
+}
+
+/// The mail of the answer's rows, without what the batch itself consumed: all parts of a statement see
+/// the database as it was before the statement.
+fn unconsumed(batch: &[Commit], answer: &[sqlx::postgres::PgRow]) -> Result<HashMap<RunId, Vec<Mail>>> {
+    let mut unread: HashMap<RunId, Vec<Mail>> = HashMap::new();
+    if answer.is_empty() {
+        return Ok(unread);
+    }
+    let by_run: HashMap<RunId, &Commit> = batch.iter().map(|commit| (commit.run, commit)).collect();
+    for row in answer {
+        let mail = mail_row(row, 2)?;
+        let commit = by_run.get(&mail.run);
+        if commit.is_some_and(|c| !matches!(c.then, Then::End(_)) && !c.mail.contains(&mail.id)) {
+            unread.entry(mail.run).or_default().push(mail);
+        }
+    }
+    for mail in unread.values_mut() {
+        mail.sort_unstable_by_key(|mail| mail.id);
+    }
+    Ok(unread)
+}
+
+/// Which of the losers this worker wrote before: their answer was lost, and they were sent again. Asked
+/// in a later statement, because the row that was in the way may be newer than the batch's snapshot.
+async fn resent(
+    connection: &mut sqlx::pool::PoolConnection<sqlx::Postgres>,
+    fence: Fence,
+    batch: &[Commit],
+    written: &mut [bool],
+) -> Result<HashMap<RunId, Vec<Mail>>> {
+    let lost =
+        || batch.iter().zip(written.iter()).filter(|(_, written)| !**written).map(|(commit, _)| commit);
+    let text = "SELECT j.run FROM unnest($2::uuid[], $3::int[]) AS b (run, number) CROSS JOIN LATERAL (
+        SELECT j.run FROM saga.journal j WHERE j.run = b.run AND j.number = b.number AND j.worker = $1 LIMIT 1) j";
+    let statement = sqlx::query(text)
+        .bind(fence.worker.0)
+        .bind(lost().map(|commit| commit.run.0).collect::<Vec<Uuid>>())
+        .bind(lost().map(|commit| commit.number.cast_signed()).collect::<Vec<i32>>());
+    let mut own = HashSet::new();
+    for row in rows(connection, statement).await? {
+        own.insert(row.try_get::<Uuid, _>(0).map_err(failed)?);
+    }
+    if own.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let runs: Vec<Uuid> = own.iter().copied().collect();
+    for (commit, written) in batch.iter().zip(written) {
+        *written |= own.contains(&commit.run.0);
+    }
+    unread(connection, &runs).await
+}

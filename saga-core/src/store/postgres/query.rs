@@ -1,0 +1,130 @@
+//! What operators and clients ask; every question is one statement, and takes no lock that anybody waits
+//! for.
+
+use async_trait::async_trait;
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, Row};
+use uuid::Uuid;
+
+use super::error::failed;
+use super::read::journal_row;
+use super::{Binding, PostgresStore, acquire, rows};
+use crate::id::{Fingerprint, Name, RunId, WorkerId};
+use crate::store::commit::JournalRow;
+use crate::store::decode;
+use crate::store::error::Result;
+use crate::store::query::{Counts, Filter, Manifest, Query, State, Summary, WorkerInfo};
+use crate::store::task::to_its_end;
+
+const SUMMARY: &str = "SELECT s.run, s.definition, s.version, s.fingerprint, s.saga, s.digest, s.started_at,
+        coalesce(l.state, s.ended), l.owner, l.due, coalesce(s.ended_at, l.since)
+    FROM saga.start s LEFT JOIN saga.live l ON l.run = s.run";
+
+#[async_trait]
+impl Query for PostgresStore {
+    async fn find(&self, definition: &Name, saga: &str) -> Result<Option<Summary>> {
+        if saga.contains('\0') {
+            // Postgres keeps no such text, so there is none.
+            return Ok(None);
+        }
+        let text = format!("{SUMMARY} WHERE s.definition = $1 AND s.saga = $2");
+        let query =
+            sqlx::query(AssertSqlSafe(text)).bind(definition.as_str().to_owned()).bind(saga.to_owned());
+        self.read(query).await?.first().map(summary).transpose()
+    }
+
+    async fn summary(&self, run: RunId) -> Result<Option<Summary>> {
+        let query = sqlx::query(AssertSqlSafe(format!("{SUMMARY} WHERE s.run = $1"))).bind(run.0);
+        self.read(query).await?.first().map(summary).transpose()
+    }
+
+    async fn list(&self, filter: &Filter) -> Result<Vec<Summary>> {
+        let limit = if filter.limit == 0 { 100 } else { filter.limit };
+        // The states are our own constants; as literals they let the partial index on `blocked` be used.
+        let state = match filter.state {
+            None => String::new(),
+            Some(State::Ended(kind)) => format!("s.ended = '{}' AND", kind.as_str()),
+            Some(live) => format!("l.state = '{}' AND", live.as_str()),
+        };
+        let text = format!(
+            "{SUMMARY} WHERE {state} ($1::text IS NULL OR s.definition = $1) AND s.run < $2
+             ORDER BY s.run DESC LIMIT $3"
+        );
+        let query = sqlx::query(AssertSqlSafe(text))
+            .bind(filter.definition.as_ref().map(|name| name.as_str().to_owned()))
+            .bind(filter.before.map_or(Uuid::max(), |run| run.0))
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX));
+        self.read(query).await?.iter().map(summary).collect()
+    }
+
+    async fn journal(&self, run: RunId) -> Result<Vec<JournalRow>> {
+        let text = "SELECT run, number, worker, at, body FROM saga.journal WHERE run = $1 ORDER BY number";
+        self.read(sqlx::query(text).bind(run.0)).await?.iter().map(journal_row).collect()
+    }
+
+    async fn manifests(&self) -> Result<Vec<Manifest>> {
+        let rows =
+            self.read(sqlx::query("SELECT plan FROM saga.manifest ORDER BY definition, version")).await?;
+        rows.iter().map(|row| decode::manifest(row.try_get(0).map_err(failed)?)).collect()
+    }
+
+    async fn workers(&self) -> Result<Vec<WorkerInfo>> {
+        let text = "SELECT id, label, joined_at, renewed_at, epoch > 1,
+                (SELECT count(*) FROM saga.live l WHERE l.owner = w.id)
+            FROM saga.worker w WHERE NOT drained ORDER BY joined_at, id";
+        self.read(sqlx::query(text)).await?.iter().map(worker).collect()
+    }
+
+    async fn counts(&self) -> Result<Vec<Counts>> {
+        let text = "SELECT definition, state, sum(runs)::bigint FROM (
+                SELECT definition, ended AS state, count(*) AS runs FROM saga.start
+                WHERE ended IS NOT NULL GROUP BY 1, 2
+                UNION ALL
+                SELECT s.definition, l.state, count(*) FROM saga.live l JOIN saga.start s ON s.run = l.run
+                GROUP BY 1, 2) counted
+            GROUP BY 1, 2 ORDER BY 1, 2";
+        self.read(sqlx::query(text)).await?.iter().map(counts).collect()
+    }
+}
+
+impl PostgresStore {
+    async fn read(&self, query: Binding) -> Result<Vec<PgRow>> {
+        let db = self.db.clone();
+        to_its_end(async move { rows(&mut acquire(&db.readers).await?, query).await }).await
+    }
+}
+
+fn summary(row: &PgRow) -> Result<Summary> {
+    Ok(Summary {
+        run: RunId(row.try_get(0).map_err(failed)?),
+        definition: decode::name(row.try_get(1).map_err(failed)?)?,
+        version: decode::number(row.try_get::<i32, _>(2).map_err(failed)?)?,
+        fingerprint: Fingerprint(row.try_get(3).map_err(failed)?),
+        saga: row.try_get(4).map_err(failed)?,
+        digest: decode::digest(row.try_get(5).map_err(failed)?)?,
+        started_at: row.try_get(6).map_err(failed)?,
+        state: decode::state(row.try_get(7).map_err(failed)?)?,
+        owner: row.try_get::<Option<Uuid>, _>(8).map_err(failed)?.map(WorkerId),
+        due: row.try_get(9).map_err(failed)?,
+        since: row.try_get(10).map_err(failed)?,
+    })
+}
+
+fn worker(row: &PgRow) -> Result<WorkerInfo> {
+    Ok(WorkerInfo {
+        id: WorkerId(row.try_get(0).map_err(failed)?),
+        label: row.try_get(1).map_err(failed)?,
+        joined_at: row.try_get(2).map_err(failed)?,
+        renewed_at: row.try_get(3).map_err(failed)?,
+        fenced: row.try_get(4).map_err(failed)?,
+        sagas: row.try_get::<i64, _>(5).map_err(failed)?.unsigned_abs(),
+    })
+}
+
+fn counts(row: &PgRow) -> Result<Counts> {
+    Ok(Counts {
+        definition: decode::name(row.try_get(0).map_err(failed)?)?,
+        state: decode::state(row.try_get(1).map_err(failed)?)?,
+        runs: row.try_get::<i64, _>(2).map_err(failed)?.unsigned_abs(),
+    })
+}
