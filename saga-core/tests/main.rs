@@ -1,6 +1,7 @@
 //! Declared sagas from end to end, on the store in memory.
 
 mod admin;
+mod children;
 mod deadly;
 mod declared;
 mod policies;

@@ -118,3 +118,32 @@ async fn what_is_too_large_to_keep_is_refused_at_the_door_and_blocks_behind_it()
     assert!(refused.to_string().contains("2097154 bytes"), "{refused}");
     worker.drain().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_comes_due_while_a_sibling_is_still_under_way() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let called = calls.clone();
+    let (mut b, n) = Definition::build::<(), u32>("siblings", 1);
+    let flaky = step("flaky", move |_: Cx<()>, n: u32| {
+        let call = called.fetch_add(1, SeqCst);
+        async move { if call < 2 { Err(StepError::not_applied("down")) } else { Ok(n) } }
+    });
+    let flaky = b.add(flaky.no_compensation("it only answers"), n);
+    let seen = calls.clone();
+    let slow = step("slow", move |_: Cx<()>, _: u32| {
+        let seen = seen.clone();
+        async move {
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            Ok::<_, StepError>(u32::try_from(seen.load(SeqCst)).expect("few"))
+        }
+    });
+    let slow = b.add(slow.no_compensation("it only waits"), n);
+    let calls_seen = b.derive("calls", |(_, calls): &(u32, u32)| *calls, (flaky, slow));
+    let definition = b.finish(calls_seen).unwrap();
+    let clock = Clock::virtual_time();
+    let store = Arc::new(MemoryStore::with_clock(clock.clone()));
+    let worker = Worker::new(store, ()).clock(clock).register(&definition).unwrap().start().await.unwrap();
+    let end = worker.client().start(&definition, "1", &1).await.unwrap().wait().await.unwrap();
+    assert_eq!(end, Ended::Completed(3), "all three calls came before the slow sibling ended");
+    worker.drain().await;
+}

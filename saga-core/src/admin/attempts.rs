@@ -66,7 +66,7 @@ fn ended_in(outcome: &Outcome) -> (&'static str, Option<&Failure>) {
         Outcome::Rejected(failure) => ("rejected", Some(failure)),
         Outcome::NotApplied(failure) => ("not_applied", Some(failure)),
         Outcome::Unknown(failure) => ("unknown", Some(failure)),
-        Outcome::Deadly(failure) => ("deadly", Some(failure)),
+        Outcome::Halted { failure, .. } => ("halted", Some(failure)),
         Outcome::Malformed { failure, .. } => ("malformed", Some(failure)),
     }
 }

@@ -121,7 +121,7 @@ fn outcome_told(outcome: &Outcome) -> (Tone, String) {
         Outcome::Rejected(failure) => (Tone::Bad, format!("was rejected: {failure}")),
         Outcome::NotApplied(failure) => (Tone::Bad, format!("had no effect: {failure}")),
         Outcome::Unknown(failure) => (Tone::Bad, format!("has an unknown outcome: {failure}")),
-        Outcome::Deadly(failure) => (Tone::Bad, format!("kills its workers: {failure}")),
+        Outcome::Halted { cause, failure } => (Tone::Bad, format!("needs a person: {cause}: {failure}")),
         Outcome::Malformed { failure, .. } => (Tone::Bad, format!("met a malformed payload: {failure}")),
     }
 }

@@ -14,7 +14,7 @@ use super::committer::Settled;
 use super::live::{Draft, Launch, Saga};
 use super::shared::{Incarnation, LOCK, Shared};
 use crate::id::RunId;
-use crate::journal::{self, Effect, Failure, Illegal, Outcome, Record, Stage};
+use crate::journal::{self, Cause, Effect, Failure, Illegal, Outcome, Record, Stage};
 use crate::step::code::Reply;
 use crate::step::context::{Attempt, Deadline};
 use crate::store::{Commit, Loaded, Mail, Then};
@@ -32,6 +32,7 @@ pub(crate) struct Driver {
     attempts: Running,
     /// Cancelled when the saga turns back, so that actions still under way can end early.
     forward: CancellationToken,
+    turned_back: CancellationToken,
     mailbox: mpsc::UnboundedReceiver<Mail>,
     _permit: OwnedSemaphorePermit,
     /// Held while the saga is suspected to kill its workers.
@@ -52,9 +53,19 @@ impl Driver {
         let tracker = incarnation.drivers.clone();
         let lost = incarnation.lost.clone();
         let forward = shared.draining.child_token();
+        let turned_back = CancellationToken::new();
         let attempts = FuturesUnordered::new();
-        let mut driver =
-            Self { shared, incarnation, saga, attempts, forward, mailbox, _permit: permit, alone: None };
+        let mut driver = Self {
+            shared,
+            incarnation,
+            saga,
+            attempts,
+            forward,
+            turned_back,
+            mailbox,
+            _permit: permit,
+            alone: None,
+        };
         tracker.spawn(async move {
             let outcome = lost.run_until_cancelled(driver.drive()).await;
             if let Some(Err(illegal)) = outcome {
@@ -101,7 +112,7 @@ impl Driver {
         if deaths >= 2 * SUSPECT {
             let failure =
                 Failure::new(format!("{deaths} workers died one after another while they ran this"));
-            return self.saga.end_all(&Outcome::Deadly(failure), draft);
+            return self.saga.end_all(&Outcome::Halted { cause: Cause::Deadly, failure }, draft);
         }
         if deaths >= SUSPECT {
             let alone = self.shared.suspects.clone().acquire_owned().await;
@@ -174,6 +185,7 @@ impl Driver {
             }
             if self.saga.machine.cause().is_some() {
                 self.forward.cancel();
+                self.turned_back.cancel();
             }
             if draft.records.is_empty() && draft.then.is_none() {
                 return Ok(true);
@@ -245,6 +257,7 @@ impl Driver {
                 effect: launch.effect,
                 number: launch.attempt,
                 deadline: Deadline::after(step.attempt_timeout),
+                turned_back: self.turned_back.clone(),
                 cancelled: match self.saga.machine.cause() {
                     None => self.forward.clone(),
                     Some(_) => self.shared.draining.clone(),

@@ -100,6 +100,7 @@ impl Saga {
         let mut granted = std::mem::take(&mut draft.granted);
         loop {
             let mut derived = false;
+            draft.hold = None;
             for decision in self.machine.decide(now) {
                 let record = match decision {
                     Decision::Derive { node, input } => {
@@ -126,12 +127,13 @@ impl Saga {
                         derived = true;
                         Record::Expired {}
                     }
-                    Decision::Wait(due) if (due - now).to_std().unwrap_or_default() <= hold => {
-                        draft.hold = Some(due);
-                        continue;
-                    }
                     Decision::Wait(due) => {
-                        draft.then = Some(Then::Wait(due));
+                        let busy = self.machine.any_live() || draft.limited.is_some();
+                        if busy || (due - now).to_std().unwrap_or_default() <= hold {
+                            draft.hold = Some(due);
+                        } else {
+                            draft.then = Some(Then::Wait(due));
+                        }
                         continue;
                     }
                     Decision::Block { at, cause, failure } => {

@@ -118,9 +118,13 @@ pub enum Outcome {
     NotApplied(Failure),
     /// Nobody knows whether it took effect.
     Unknown(Failure),
-    /// Every worker that ran it died, also when it ran alone with nothing else that could be to blame:
-    /// nobody runs it again before a person has looked.
-    Deadly(Failure),
+    /// It may have had an effect, and nobody runs it again before a person has looked.
+    Halted {
+        /// Why.
+        cause: Cause,
+        /// What happened.
+        failure: Failure,
+    },
     /// A payload could not be read or written as the code's type, so the code is at fault, not the
     /// service: a person must look. `applied` tells whether the effect may have happened.
     Malformed {
@@ -241,6 +245,8 @@ pub enum Cause {
     ExhaustedAfterPivot,
     /// The workers that run it die.
     Deadly,
+    /// A child saga was ended partially compensated.
+    ChildInPieces,
     /// A payload does not read as the type the code expects.
     Malformed,
 }
@@ -254,6 +260,7 @@ impl fmt::Display for Cause {
             Self::RejectedAfterPivot => "the step was rejected after the pivot",
             Self::ExhaustedAfterPivot => "the step used up its attempts after the pivot",
             Self::Deadly => "the workers that run it die",
+            Self::ChildInPieces => "a child saga was ended partially compensated",
             Self::Malformed => "a payload does not read as the type the code expects",
         })
     }

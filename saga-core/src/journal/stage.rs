@@ -202,7 +202,7 @@ fn acted(attempt: u32, doubt: bool, outcome: &Outcome, due: Option<Timestamp>, c
         Outcome::NotApplied(failure) if doubt => rest(true, Cause::InDoubt, failure),
         Outcome::NotApplied(failure) => rest(false, Cause::ExhaustedAfterPivot, failure),
         Outcome::Unknown(failure) => rest(true, Cause::InDoubt, failure),
-        Outcome::Deadly(failure) => rest(true, Cause::Deadly, failure),
+        Outcome::Halted { cause, failure } => rest(true, *cause, failure),
         Outcome::Malformed { failure, applied } => rest(doubt || *applied, Cause::Malformed, failure),
     }
 }
@@ -221,7 +221,7 @@ fn probed(attempt: u32, probe: u32, outcome: &Outcome, due: Option<Timestamp>, c
         Outcome::NotApplied(failure) if contract.forward => rest(false, Cause::RejectedAfterPivot, failure),
         Outcome::NotApplied(failure) => Stage::Refused(failure.clone()),
         Outcome::Rejected(failure) | Outcome::Unknown(failure) => rest(true, Cause::InDoubt, failure),
-        Outcome::Deadly(failure) => rest(true, Cause::Deadly, failure),
+        Outcome::Halted { cause, failure } => rest(true, *cause, failure),
         Outcome::Malformed { failure, .. } => rest(true, Cause::Malformed, failure),
     }
 }
@@ -239,7 +239,7 @@ fn undone(attempt: u32, output: Option<Payload>, outcome: &Outcome, due: Option<
         Outcome::NotApplied(failure) | Outcome::Unknown(failure) => {
             rest(Cause::CompensationExhausted, failure)
         }
-        Outcome::Deadly(failure) => rest(Cause::Deadly, failure),
+        Outcome::Halted { cause, failure } => rest(*cause, failure),
         Outcome::Malformed { failure, .. } => rest(Cause::Malformed, failure),
     }
 }

@@ -339,7 +339,8 @@ impl Machine {
 
 /// Decisions.
 impl Machine {
-    /// Everything that can be done now; empty while attempts are under way that decide what follows.
+    /// Everything that can be done now, and when there will be more; empty while attempts are under way
+    /// that alone decide what follows.
     ///
     /// The caller records and applies each `Derive` and `Start`, marks starts with
     /// [`Machine::launched`], and asks again after a `Derive`.
@@ -362,6 +363,8 @@ impl Machine {
             }
         }
         if !decisions.is_empty() || self.any_live() {
+            // What rests comes due also while something else is under way.
+            decisions.extend([rests.due, deadline].into_iter().flatten().min().map(Decision::Wait));
             return decisions;
         }
         vec![match (rests.due, rests.stuck) {
@@ -457,9 +460,10 @@ impl Machine {
         };
         let unknown = matches!(outcome, Outcome::Unknown(_));
         match (&self.slots[node].stages[item], outcome) {
-            (_, Outcome::Ok(_) | Outcome::Rejected(_) | Outcome::Deadly(_) | Outcome::Malformed { .. }) => {
-                None
-            }
+            (
+                _,
+                Outcome::Ok(_) | Outcome::Rejected(_) | Outcome::Halted { .. } | Outcome::Malformed { .. },
+            ) => None,
             (Stage::Acting { attempt, doubt }, _) => {
                 let in_doubt = *doubt || unknown;
                 if in_doubt && !step.idempotent {

@@ -43,6 +43,8 @@ pub struct Attempt {
     pub number: u32,
     /// When the attempt counts as unknown.
     pub deadline: Deadline,
+    /// Cancelled when the saga has begun to undo itself.
+    pub turned_back: CancellationToken,
     /// Cancelled when the worker wants its attempts to come to an end.
     pub cancelled: CancellationToken,
 }
@@ -146,6 +148,12 @@ impl<S> Cx<S> {
     /// progress, so that its timeout can be short enough to notice when it hangs.
     pub fn heartbeat(&self) {
         self.attempt.deadline.beat();
+    }
+
+    /// Cancelled when the saga has begun to undo itself: an action that is still under way will be undone
+    /// if it succeeds.
+    pub fn turned_back(&self) -> &CancellationToken {
+        &self.attempt.turned_back
     }
 
     /// Cancelled when the worker drains or, for an action, when the saga has begun to undo itself: an

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-use crate::journal::{Failure, Outcome};
+use crate::journal::{Cause, Failure, Outcome};
 
 /// Why an attempt did not succeed, and what is known of its effect.
 ///
@@ -24,6 +24,7 @@ enum Kind {
     Rejected,
     NotApplied,
     Unknown,
+    Halted(Cause),
 }
 
 impl StepError {
@@ -43,6 +44,11 @@ impl StepError {
         Self::new(Kind::Unknown, why)
     }
 
+    /// The effect is there in part, and only a person can say what now.
+    pub(crate) fn halted(cause: Cause, why: impl Display) -> Self {
+        Self::new(Kind::Halted(cause), why)
+    }
+
     /// The least pause before the next attempt, as the service asked for it.
     #[must_use]
     pub fn retry_after(mut self, pause: Duration) -> Self {
@@ -60,6 +66,7 @@ impl StepError {
             Kind::Rejected => Outcome::Rejected(self.failure),
             Kind::NotApplied => Outcome::NotApplied(self.failure),
             Kind::Unknown => Outcome::Unknown(self.failure),
+            Kind::Halted(cause) => Outcome::Halted { cause, failure: self.failure },
         };
         (outcome, self.retry_after)
     }

@@ -1,6 +1,7 @@
 //! A step is a step: one value (a stable name, an action, a compensation decision, a policy) that a
 //! declared saga adds to its plan.
 
+mod child;
 pub mod code;
 pub mod context;
 pub mod error;
@@ -10,6 +11,7 @@ use std::future::Future;
 use std::marker::PhantomData;
 use std::time::Duration;
 
+pub use child::child;
 pub use code::Code;
 pub use context::{Cx, Provides};
 pub use error::{Definite, Probed, StepError};

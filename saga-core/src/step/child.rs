@@ -1,0 +1,92 @@
+//! A child saga is a step: its action starts a run of another definition and awaits its end.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Cx, Step, StepError, step};
+use crate::client::{Client, Ended};
+use crate::journal::Cause;
+use crate::retry::Retry;
+use crate::saga::Definition;
+
+/// Between two heartbeats of a step that awaits its child.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// Declares a step that runs another definition as a child saga.
+///
+/// The child's id is the step's key, so that a repeated attempt meets the same run. A child that
+/// completes is the step's output; one that compensates is the step's rejection; one that an operator
+/// ended partially compensated blocks its parent; while a child is blocked its parent waits. When a
+/// sibling fails, the child is told to cancel, and the parent awaits its end before it undoes the rest.
+///
+/// Undoing a child that has completed is another effect: say what it is with [`Step::compensate`], or
+/// make the child the pivot or a step after it.
+///
+/// The application provides the [`Client`] through which children are started.
+///
+/// ```
+/// # use saga_core::{Client, Cx, Definition, StepError, step, step::child};
+/// # async fn pack(_: Cx<Client>, order: u64) -> Result<u64, StepError> { Ok(order) }
+/// let (mut b, order) = Definition::build::<Client, u64>("parcel", 1);
+/// let packed = b.add(step("pack", pack).no_compensation("a box is unpacked by whoever finds it"), order);
+/// let parcel = b.finish(packed)?;
+///
+/// let (b, order) = Definition::build::<Client, u64>("order", 1);
+/// let (b, sent) = b.pivot(child("send", &parcel), order);
+/// let order = b.finish(sent)?;
+/// # Ok::<_, saga_core::saga::builder::BadDefinition>(())
+/// ```
+pub fn child<A, In, Out>(
+    name: impl Into<String>,
+    definition: &Definition<A, In, Out>,
+) -> Step<Client, In, Out>
+where
+    A: 'static,
+    In: Serialize + DeserializeOwned + Send + Sync + 'static,
+    Out: Serialize + DeserializeOwned + Send + 'static,
+{
+    let definition = definition.clone();
+    let action = move |cx: Cx<Client>, input: In| {
+        let definition = definition.clone();
+        async move { run(&cx, &definition, &input).await }
+    };
+    // It ends when its child does, however long that takes.
+    step(name, action).retry(Retry::forever()).attempt_timeout(HEARTBEAT * 4)
+}
+
+async fn run<A, In, Out>(
+    cx: &Cx<Client>,
+    definition: &Definition<A, In, Out>,
+    input: &In,
+) -> Result<Out, StepError>
+where
+    In: Serialize,
+    Out: DeserializeOwned,
+{
+    let saga = cx.state().start(definition, &cx.key(), input).await?;
+    let mut told = false;
+    let end = saga.wait();
+    tokio::pin!(end);
+    loop {
+        tokio::select! {
+            biased;
+            end = &mut end => return match end? {
+                Ended::Completed(output) => Ok(output),
+                Ended::Compensated(cause) => Err(StepError::rejected(format!("child saga {}: {cause}", saga.run()))),
+                Ended::PartiallyCompensated(cause) => {
+                    Err(StepError::halted(Cause::ChildInPieces, format!("child saga {}: {cause}", saga.run())))
+                }
+            },
+            () = cx.turned_back().cancelled(), if !told => {
+                saga.cancel("its parent undoes itself").await?;
+                told = true;
+            }
+            () = cx.cancelled().cancelled(), if !told => {
+                return Err(StepError::not_applied("the worker drains; the child goes on"));
+            }
+            () = tokio::time::sleep(HEARTBEAT) => cx.heartbeat(),
+        }
+    }
+}
