@@ -6,6 +6,7 @@ use outbox_relay::tokio_util::sync::CancellationToken;
 use rand::Rng;
 use sqlx::postgres::PgPoolOptions;
 use tests::actor::{self, Actor};
+use tests::proxy::Proxy;
 use tests::servers::{Kafka, Postgres, kafka, postgres};
 
 use super::shop::Shop;
@@ -135,6 +136,38 @@ async fn the_database_and_the_broker_are_killed() {
     stop.cancel();
     consumer.await.unwrap().unwrap();
     relay.abort();
+}
+
+/// Its connections stay open and nothing comes back, as when a cable is pulled. It must stop trusting its lease by
+/// its own clock, and not do harm when the cable is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_is_cut_off_from_its_database() {
+    let mut rng = tests::seeded();
+    let database = postgres::fresh_database().await;
+    let shop = Shop::open(database.url(), &kafka::shared().await).await;
+    let proxy = Proxy::start(database.port()).await;
+    let (through, direct, brokers) = (proxy.url(&shop.database), shop.database.clone(), shop.kafka.clone());
+    let cut_off = tokio::spawn({
+        let brokers = brokers.clone();
+        async move { relay(&through, &brokers).await }
+    });
+    let writers = shop.writers(4, &mut rng);
+    until_published_more(&shop, rng.random_range(1..100)).await;
+    proxy.black_hole();
+    let successor = tokio::spawn(async move { relay(&direct, &brokers).await });
+    // What was in flight may still arrive from the first; this much comes from its successor only.
+    let written = shop.written().await.len();
+    writers.write(20).await;
+    while shop.published().await.len() < written {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    proxy.forward().await;
+    writers.write(50).await;
+    writers.close().await;
+    shop.check().await;
+    assert!(!cut_off.is_finished() && !successor.is_finished(), "one leads, the other stands by");
+    cut_off.abort();
+    successor.abort();
 }
 
 /// The broker has written records and its answers are lost: nobody knows, and nothing may overtake.
