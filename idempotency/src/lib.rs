@@ -1,4 +1,16 @@
-//! A repeated request, message or step takes effect once.
+#![doc = include_str!("../README.md")]
+//!
+//! # Where to look
+//!
+//! | | |
+//! |---|---|
+//! | [`layer`] | the HTTP server's side; [`layer::problem`] lists the codes |
+//! | [`client`] | the HTTP client's side |
+//! | [`fused`], [`leased`], [`phased`] | the three guarantees: states, who may do what, clocks, failures |
+//! | [`once`] | any async block |
+//! | [`barrier`] | a saga's participant, on any transport |
+//! | [`store`] | where rows are kept, and what a store promises |
+//! | [`testing`] | the conformance suite |
 
 mod answer;
 pub mod barrier;
@@ -6,6 +18,7 @@ mod claim;
 #[cfg(feature = "client")]
 pub mod client;
 mod fingerprint;
+#[cfg(feature = "http")]
 mod flights;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub mod fused;

@@ -116,6 +116,15 @@ impl<D: Database> std::fmt::Debug for Tx<D> {
     }
 }
 
+#[cfg(feature = "http")]
+impl<D: Database> Tx<D> {
+    /// Takes the transaction out of a request, for handlers that are not axum's. `None` if the request is not
+    /// behind the layer, or the transaction is already lent.
+    pub fn take<B>(request: &mut http::Request<B>) -> Option<Self> {
+        request.extensions().get::<Slot<D>>()?.lend()
+    }
+}
+
 #[cfg(feature = "axum")]
 impl<D: Database, S: Sync> axum::extract::FromRequestParts<S> for Tx<D> {
     type Rejection = (http::StatusCode, &'static str);

@@ -1,0 +1,109 @@
+//! The fused guarantee against the same SQL written by hand, at 1 and at 10 business statements; and what it
+//! adds in round trips and commits, counted by the server.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use idempotency::fused::{FusedStore, PgTx};
+use idempotency::{IdempotencyLayer, PostgresStore, Secret, sqlx};
+use sqlx::postgres::{PgPool, PgPoolOptions};
+use tower::ServiceExt;
+
+use crate::measure::{Outcome, compare};
+
+async fn business(connection: &mut sqlx::PgConnection, statements: usize) {
+    for _ in 0..statements {
+        let insert = sqlx::query("INSERT INTO business (note) VALUES ($1)").bind("a row of the business");
+        insert.execute(&mut *connection).await.expect("the server answers");
+    }
+}
+
+/// What a careful team writes by hand: claim, savepoint, business, answer, commit.
+async fn by_hand(pool: PgPool, statements: usize) {
+    let id: [u8; 32] = rand::random();
+    let mut tx = pool.begin().await.expect("the server answers");
+    let claim = "INSERT INTO by_hand (id, print, created_at) VALUES ($1, $2, now()) ON CONFLICT DO NOTHING";
+    let claim = sqlx::query(claim).bind(id.to_vec()).bind(vec![7_u8; 49]).execute(&mut *tx).await;
+    assert_eq!(claim.expect("the server answers").rows_affected(), 1);
+    sqlx::raw_sql("SAVEPOINT by_hand").execute(&mut *tx).await.expect("the server answers");
+    business(&mut tx, statements).await;
+    let answer =
+        sqlx::query("UPDATE by_hand SET answer = $2, expires_at = now() + interval '1 day' WHERE id = $1");
+    answer.bind(id.to_vec()).bind(vec![b'x'; 512]).execute(&mut *tx).await.expect("the server answers");
+    tx.commit().await.expect("the server answers");
+}
+
+pub(crate) async fn postgres(url: &str) -> Outcome {
+    let pool = PgPoolOptions::new().max_connections(16).connect(url).await?;
+    for table in [
+        "DROP TABLE IF EXISTS business, by_hand",
+        "CREATE TABLE business (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, note text)",
+        "CREATE TABLE by_hand (id bytea PRIMARY KEY, print bytea, answer bytea, created_at timestamptz, \
+         expires_at timestamptz)",
+        "CREATE INDEX ON by_hand (expires_at) WHERE expires_at IS NOT NULL",
+    ] {
+        sqlx::query(table).execute(&pool).await?;
+    }
+    let store = PostgresStore::new(pool.clone()).await?;
+    let layer = IdempotencyLayer::fused(store.clone(), Secret::new([1; 32])).global_keys();
+    for statements in [1_usize, 10] {
+        let handler = tower::service_fn(move |mut request: Request<idempotency::layer::Body>| async move {
+            let mut tx = PgTx::take(&mut request).expect("the layer lends a transaction");
+            business(&mut tx, statements).await;
+            let answer =
+                Response::builder().status(StatusCode::CREATED).body(Full::<Bytes>::from(vec![b'x'; 512]));
+            Ok::<_, std::convert::Infallible>(answer.expect("a valid answer"))
+        });
+        let service = tower::Layer::layer(&layer, handler);
+        for tasks in [1, 16] {
+            let (limit, ours) = (pool.clone(), service.clone());
+            let fused = move || {
+                let service = ours.clone();
+                async move {
+                    let key: u128 = rand::random();
+                    let request =
+                        Request::post("/charges").header("idempotency-key", format!("\"{key:032x}\""));
+                    let request =
+                        request.body(Full::new(Bytes::from_static(b"{}"))).expect("a valid request");
+                    let response = service.oneshot(request).await.expect("it cannot fail");
+                    assert_eq!(response.status(), StatusCode::CREATED);
+                }
+            };
+            let what = format!("postgres, fused, {statements} business statement(s)");
+            let limit = ("the same by hand", move || by_hand(limit.clone(), statements));
+            compare(&what, tasks, limit, ("the layer", fused)).await;
+        }
+    }
+    commits(&pool, &store).await
+}
+
+/// Counted by the server, not by us.
+async fn commits(pool: &PgPool, store: &PostgresStore) -> Outcome {
+    let count = || async {
+        // The server's statistics are written when a session is idle for a moment.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        let count = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()";
+        sqlx::query_scalar::<_, i64>(count).fetch_one(pool).await
+    };
+    const CALLS: i64 = 500;
+    let start = count().await?;
+    for _ in 0..CALLS {
+        let mut tx = store.begin().await?;
+        let print = idempotency::Fingerprint::new(&Secret::new([1; 32]), b"m", b"t", b"b");
+        let request = idempotency::ClaimRequest::new(idempotency::KeyId(rand::random()), print);
+        let claim = store.claim_in(&mut tx, &request, Duration::from_secs(1)).await?;
+        let idempotency::Claim::Acquired(ticket) = claim else { return Err("not acquired".into()) };
+        business(&mut tx, 1).await;
+        let keep = Duration::from_secs(3600);
+        store.complete_in(&mut tx, &ticket, idempotency::Verdict::Applied, Bytes::new(), keep).await?;
+        tx.commit().await?;
+    }
+    let commits = count().await? - start;
+    println!(
+        "postgres, fused: {:.2} commits per call where the business alone needs 1 ({CALLS} calls, and this count)",
+        commits as f64 / CALLS as f64
+    );
+    Ok(())
+}
