@@ -65,7 +65,11 @@ pub fn main() -> ExitCode {
         }
     };
     if std::env::args().nth(1).as_deref() == Some(crew::WORKER) {
-        tracing_subscriber::fmt().with_env_filter(log_filter()).with_writer(std::io::stderr).init();
+        tracing_subscriber::fmt()
+            .with_env_filter(log_filter())
+            .with_ansi(false)
+            .with_writer(std::io::stderr)
+            .init();
         return runtime.block_on(worker::run());
     }
     let arguments = arguments::Arguments::parse();

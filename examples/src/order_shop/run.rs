@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use saga_core::store::{Backend, Error, PostgresStore};
 use saga_core::{Name, RunId};
 use tokio_util::sync::CancellationToken;
 
@@ -100,7 +101,7 @@ impl Shop {
         home: &Home,
         broker: Broker,
         keys: Option<Keys>,
-        store: Option<saga_core::store::Backend>,
+        store: Option<Backend>,
         arguments: &Arguments,
         orders: &Orders,
         run: RunId,
@@ -209,8 +210,17 @@ async fn keys(url: &str) -> Result<Keys, String> {
     idempotency::store::connect(url).await.map_err(|error| format!("--idempotency: {error}"))
 }
 
-async fn store(url: &str) -> Result<saga_core::store::Backend, String> {
-    saga_core::store::connect(url).await.map_err(|error| format!("--store: {error}"))
+async fn store(url: &str) -> Result<Backend, String> {
+    // Whoever runs workers may lack the right to migrate; then the schema has to be there.
+    let migrated = match url.starts_with("postgres") {
+        true => PostgresStore::migrate(url).await,
+        false => Ok(()),
+    };
+    let connected = saga_core::store::connect(url).await;
+    connected.map_err(|error| match (migrated, &error) {
+        (Err(why), Error::Unusable(_)) if why != error => format!("--store: {error}; migrating it: {why}"),
+        _ => format!("--store: {error}"),
+    })
 }
 
 /// Stops the shop at the first Ctrl-C; ends the process at the second. Workers notice that by themselves.
