@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use saga_core::engine::{Settings, Worker};
 use saga_core::store::{MemoryStore, Query, State};
-use saga_core::{Client, Cx, Definition, Ended, StepError, step};
+use saga_core::{Client, Clock, Cx, Definition, Ended, StepError, step};
 use tokio::sync::Notify;
 
 use crate::shop::Shop;
@@ -113,5 +113,21 @@ async fn a_saga_waits_visibly_for_a_worker_that_has_its_code() {
     let app = Hanging::default();
     let worker = Worker::new(store, app).register(&definition()).unwrap().start().await.unwrap();
     assert_eq!(saga.wait().await.unwrap(), Ended::Completed("did payment".into()));
+    worker.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_worker_takes_nothing_until_it_resumes() {
+    let clock = Clock::virtual_time();
+    let store = Arc::new(MemoryStore::with_clock(clock.clone()));
+    let app = Hanging::default();
+    let worker = Worker::new(store.clone(), app.clone()).clock(clock).register(&definition()).unwrap();
+    let worker = worker.settings(Settings { paused: true, ..Settings::default() }).start().await.unwrap();
+    let saga = worker.client().start(&definition(), "order-1", &"payment".to_owned()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(store.summary(saga.run()).await.unwrap().unwrap().owner, None);
+    worker.resume();
+    assert_eq!(saga.wait().await.unwrap(), Ended::Completed("did payment".into()));
+    assert_eq!(app.shop.calls("payment"), 1);
     worker.drain().await;
 }

@@ -1,6 +1,7 @@
 //! The claimer: finds sagas that are due, and hands mail to those that are driven here.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::driver::Driver;
@@ -17,7 +18,10 @@ pub(super) async fn claim(shared: Arc<Shared>, incarnation: Arc<Incarnation>) {
     let fingerprints = shared.registry.fingerprints();
     let mut pause = shared.settings.poll.start;
     while !incarnation.lost.is_cancelled() && !shared.draining.is_cancelled() {
-        let limit = shared.capacity.available_permits().min(CLAIM);
+        let limit = match shared.paused.load(Relaxed) {
+            true => 0,
+            false => shared.capacity.available_permits().min(CLAIM),
+        };
         let claim = Claim { fence: incarnation.fence, fingerprints: fingerprints.clone(), limit };
         match shared.backend.store.claim(&claim).await {
             Ok(claimed) => {

@@ -1,6 +1,7 @@
 //! What the tasks of one worker process share.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
@@ -26,6 +27,8 @@ pub(crate) struct Shared {
     pub(crate) capacity: Arc<Semaphore>,
     /// One permit: suspected killers of workers run one at a time.
     pub(crate) suspects: Arc<Semaphore>,
+    /// While this is true nothing is claimed and nothing starts here.
+    pub(crate) paused: AtomicBool,
     /// Woken when the claimer should look now.
     pub(crate) nudge: Notify,
     /// Cancelled when the worker should drain and leave.
@@ -54,6 +57,7 @@ impl Shared {
             backend,
             registry,
             capacity: Arc::new(Semaphore::new(settings.sagas)),
+            paused: AtomicBool::new(settings.paused),
             settings,
             clock,
             suspects: Arc::new(Semaphore::new(1)),
@@ -66,7 +70,7 @@ impl Shared {
 
     /// The present incarnation, if it may take new work.
     pub(crate) fn serving(&self) -> Option<Arc<Incarnation>> {
-        if self.draining.is_cancelled() {
+        if self.draining.is_cancelled() || self.paused.load(Relaxed) {
             return None;
         }
         let incarnation = self.incarnation.lock().expect(LOCK).clone()?;

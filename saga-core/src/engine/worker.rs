@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -39,6 +40,9 @@ pub struct Settings {
     pub payload_bytes_max: usize,
     /// How long attempts that are under way may take to end when the worker drains; 10 s.
     pub grace: Duration,
+    /// Whether the worker joins without taking anything, until [`Running::resume`]; no. After an outage an
+    /// operator may want to look first.
+    pub paused: bool,
     /// What people see of this worker; by default the process id.
     pub label: String,
 }
@@ -53,6 +57,7 @@ impl Default for Settings {
             hold: Duration::from_secs(2),
             payload_bytes_max: crate::Payload::BYTES_MAX,
             grace: Duration::from_secs(10),
+            paused: false,
             label: format!("pid {}", std::process::id()),
         }
     }
@@ -162,6 +167,17 @@ impl Running {
     /// How many sagas are driven at this moment.
     pub fn live(&self) -> usize {
         self.shared.settings.sagas - self.shared.capacity.available_permits()
+    }
+
+    /// Takes no further sagas; those that are driven here go on.
+    pub fn pause(&self) {
+        self.shared.paused.store(true, Relaxed);
+    }
+
+    /// Takes sagas again.
+    pub fn resume(&self) {
+        self.shared.paused.store(false, Relaxed);
+        self.shared.nudge.notify_one();
     }
 
     /// Stops claiming, lets attempts that are under way end within the grace time, gives every saga up
