@@ -86,11 +86,18 @@ impl<S: 'static> Code<S> {
         Fut: Future<Output = Result<Probed<Out>, StepError>> + Send + 'static,
     {
         self.probe = Some(Arc::new(move |cx, input, _| match decode(&input, "input") {
-            Ok(input) => reply(f(cx, input), |probed| match probed {
-                Probed::Done(out) => encode(&out),
-                Probed::NotDone => Outcome::NotApplied(Failure::new("the probe says it was never applied")),
-                Probed::Unknown => Outcome::Unknown(Failure::new("the probe cannot tell yet")),
-            }),
+            Ok(input) => {
+                let asked = f(cx, input);
+                // A probe that could not ask knows nothing of the action, however definite its error is.
+                let asked = async move { asked.await.map_err(StepError::into_unknown) };
+                reply(asked, |probed| match probed {
+                    Probed::Done(out) => encode(&out),
+                    Probed::NotDone => {
+                        Outcome::NotApplied(Failure::new("the probe says it was never applied"))
+                    }
+                    Probed::Unknown => Outcome::Unknown(Failure::new("the probe cannot tell yet")),
+                })
+            }
             Err(outcome) => ready(outcome),
         }));
     }

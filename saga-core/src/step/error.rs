@@ -60,6 +60,11 @@ impl StepError {
         Self { kind, failure: Failure::new(why.to_string()), retry_after: None }
     }
 
+    /// The same words, with nothing definite about them.
+    pub(crate) fn into_unknown(self) -> Self {
+        Self { kind: Kind::Unknown, ..self }
+    }
+
     /// What the journal records of it.
     pub(crate) fn into_outcome(self) -> (Outcome, Option<Duration>) {
         let outcome = match self.kind {
