@@ -4,8 +4,11 @@ mod admin;
 mod children;
 mod deadly;
 mod declared;
+mod explore;
 mod policies;
 mod shop;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg(feature = "sqlite")]
+mod start_in;
 mod takeover;

@@ -9,8 +9,8 @@ use super::ledger::{Entry, Ledger};
 use super::plan::{Plan, Point};
 use super::scene::Cancel;
 use crate::id::RunId;
-use crate::journal::{self, Cause, End, Failure, Illegal, Record};
-use crate::saga::{Machine, Plan as Shape};
+use crate::journal::{self, Cause, End, Failure, Record};
+use crate::saga::Plan as Shape;
 use crate::store::{JournalRow, State, Summary};
 
 /// Everything that is known of one run when it is over.
@@ -62,11 +62,6 @@ impl Evidence {
     /// The journal's records, in order.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
         self.records.iter().map(|(_, record)| record)
-    }
-
-    /// The machine that the journal leads to.
-    pub(super) fn machine(&self) -> Result<Machine, Illegal> {
-        Machine::replay(self.shape.clone(), self.records())
     }
 
     /// Reads the journal; what does not read is itself a finding.

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::evidence::Evidence;
 use super::ledger::Ledger;
-use super::plan::{Hit, Plan, Point};
+use super::plan::{Plan, Point};
 use super::play::{Seams, Subject};
 use super::{scripts, sweep};
 use crate::saga::Definition;
@@ -44,9 +44,10 @@ pub fn explore<A, In, Out>(
 ///
 /// It runs the saga once to see its *points*: every start and commit, every claim that gives something,
 /// every fence, every call of an action, a compensation or a probe. Then it runs it again for each
-/// script of misbehaving participants, and for each point and each [`Hit`] that fits there; and then,
-/// within a budget, with a second hit on the recovery from the first. Time is virtual and nothing is
-/// random but ids: the same plan gives the same run.
+/// script of misbehaving participants. When nobody misbehaves, an action is rejected, its answer is lost,
+/// or a compensation fails as well, it is also run for each point and each [`Hit`](super::Hit) that fits there. Within
+/// a budget the same is done for all other scripts, and with a second hit on the recovery from the first.
+/// Time is virtual and nothing is random but ids: the same plan gives the same run.
 ///
 /// A run that breaks a rule is named by one line, `SAGA_PLAN='…'`. Set in the environment, it makes the
 /// explorer play just that run and tell its whole story.
@@ -91,12 +92,12 @@ pub struct Explored {
     pub runs: usize,
     /// How many scripts of misbehaving participants.
     pub scripts: usize,
-    /// How many points were hit, over all scripts.
+    /// How many points were hit by everything that can hit there.
     pub points: usize,
-    /// How many runs had a second hit.
-    pub second_hits: usize,
-    /// How many second hits there were to choose from.
-    pub second_hits_possible: usize,
+    /// How many runs were chosen at random.
+    pub sampled: usize,
+    /// How many there were to choose from.
+    pub possible: usize,
     /// What chose them.
     pub seed: u64,
     /// How long it took.
@@ -129,14 +130,15 @@ where
         self
     }
 
-    /// How many runs with a second hit are played at most; 2,000. They are chosen at random.
+    /// How many runs are played at most beyond those that are always played; 2,000. They are chosen at
+    /// random, half of them with a second hit.
     #[must_use]
     pub fn budget(mut self, runs: usize) -> Self {
         self.budget = runs;
         self
     }
 
-    /// What chooses the second hits; by default another seed each time, which is reported.
+    /// What chooses; by default another seed each time, which is reported.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
@@ -181,8 +183,8 @@ where
             runs: 0,
             scripts: 0,
             points: 0,
-            second_hits: 0,
-            second_hits_possible: 0,
+            sampled: 0,
+            possible: 0,
             seed: self.seed.unwrap_or_else(rand::random),
             took: Duration::ZERO,
             replayed: false,
@@ -223,34 +225,36 @@ where
         let quiet = self.judged(&Plan::default(), false)?;
         let steps = quiet.entries.iter().map(|entry| entry.request.step.clone()).collect();
         self.subject.known.set(steps).unwrap_or_default();
-        let mut scripts: BTreeSet<_> = scripts::first(shape, &quiet).into_iter().collect();
-        let bare = |scripts: &BTreeSet<_>| -> Vec<Plan> {
-            let plans = scripts.iter().cloned();
-            plans.map(|script| Plan { script, ..Plan::default() }).collect()
-        };
-        let plans = bare(&scripts);
-        let followed = self.all(&plans, |evidence| scripts::second(&evidence.plan.script, evidence))?;
-        explored.runs += 1 + plans.len();
-        scripts.extend(followed.into_iter().flatten());
-        explored.scripts = scripts.len();
+        let mut bare = Bare::default();
+        let first = scripts::first(shape, &quiet);
+        let followed = self.all(&first, |evidence| scripts::second(&evidence.plan.script, evidence))?;
+        let second: Vec<Plan> = followed.into_iter().flatten().collect();
+        for plan in first.into_iter().chain(second) {
+            bare.add(plan);
+        }
+        explored.scripts = bare.core.len() + bare.rest.len();
 
-        let plans = bare(&scripts);
-        let traces = self.all(&plans, |evidence| evidence.trace.clone())?;
-        explored.runs += plans.len();
-        let hits = |plan: &Plan, trace: &[Point]| -> Vec<Plan> { every_hit(plan, trace).collect() };
-        let once: Vec<Plan> = plans.iter().zip(&traces).flat_map(|(plan, trace)| hits(plan, trace)).collect();
-        explored.points = traces.iter().map(Vec::len).sum();
-        let traces = self.all(&once, |evidence| evidence.trace.clone())?;
-        explored.runs += once.len();
+        // Every hit at every point of the core; of the rest as many as the budget allows.
+        let core = self.traces(&bare.core)?;
+        let rest = self.traces(&bare.rest)?;
+        explored.points = core.iter().map(|(_, trace)| trace.len()).sum();
+        let once = self.traces(&sweep::hits(&core, usize::MAX, explored.seed).chosen)?;
+        let more = sweep::hits(&rest, self.budget / 2, explored.seed);
+        self.all(&more.chosen, |_| ())?;
 
-        let twice: Vec<Plan> =
-            once.iter().zip(&traces).flat_map(|(plan, trace)| second_hits(plan, trace)).collect();
-        explored.second_hits_possible = twice.len();
-        let twice = sweep::sample(twice, self.budget, explored.seed);
-        explored.second_hits = twice.len();
-        self.all(&twice, |_| ())?;
-        explored.runs += twice.len();
+        // And what hits the recovery.
+        let twice = sweep::hits(&once, self.budget - more.chosen.len(), explored.seed);
+        self.all(&twice.chosen, |_| ())?;
+        let sampled = more.chosen.len() + twice.chosen.len();
+        explored.runs = 1 + 2 * explored.scripts + once.len() + sampled;
+        explored.sampled = sampled;
+        explored.possible = more.possible + twice.possible;
         Ok(())
+    }
+
+    fn traces(&self, plans: &[Plan]) -> Result<Vec<(Plan, Vec<Point>)>, Box<Violation>> {
+        let traces = self.all(plans, |evidence| evidence.trace.clone())?;
+        Ok(plans.iter().cloned().zip(traces).collect())
     }
 
     /// Plays every plan, on all threads; the first violation, in the plans' order, is the answer.
@@ -275,21 +279,20 @@ where
     }
 }
 
-/// Everything that fits at every point.
-fn every_hit<'a>(plan: &'a Plan, trace: &'a [Point]) -> impl Iterator<Item = Plan> + 'a {
-    let points = trace.iter().enumerate();
-    points.flat_map(move |(number, point)| {
-        let fitting = Hit::ALL.into_iter().filter(|hit| hit.fits(&point.spot));
-        fitting.map(move |hit| plan.clone().hit(number, hit))
-    })
+/// The plans without hits: those whose every point is hit, and the rest.
+#[derive(Default)]
+struct Bare {
+    core: Vec<Plan>,
+    rest: Vec<Plan>,
+    seen: BTreeSet<Plan>,
 }
 
-/// What can hit the recovery from the first hit.
-fn second_hits(plan: &Plan, trace: &[Point]) -> Vec<Plan> {
-    let first = plan.hits.keys().next_back().copied().unwrap_or(0);
-    every_hit(plan, trace)
-        .filter(|plan| plan.hits.keys().next_back().is_some_and(|last| *last > first))
-        .collect()
+impl Bare {
+    fn add(&mut self, plan: Plan) {
+        if self.seen.insert(plan.clone()) {
+            if scripts::is_core(&plan.script) { self.core.push(plan) } else { self.rest.push(plan) }
+        }
+    }
 }
 
 impl<A, In, Out> fmt::Debug for Explore<A, In, Out> {
@@ -303,11 +306,11 @@ impl<A, In, Out> fmt::Debug for Explore<A, In, Out> {
 
 impl fmt::Display for Explored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, runs, scripts, points, second_hits, second_hits_possible, seed, took, .. } = self;
+        let Self { name, runs, scripts, points, sampled, possible, seed, took, .. } = self;
         write!(
             f,
-            "explored {name}: {runs} runs in {took:.1?}, {scripts} scripts, {points} points, \
-             {second_hits} of {second_hits_possible} second hits (seed {seed})"
+            "explored {name}: {runs} runs in {took:.1?}; {scripts} scripts, every hit at {points} points, \
+             {sampled} more of {possible} (seed {seed})"
         )
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::behaviour::{Behaviour, Direction, Script, Target};
 use super::evidence::Evidence;
+use super::plan::Plan;
 use crate::saga::Plan as Shape;
 use crate::saga::plan::Node;
 
@@ -11,7 +12,7 @@ use crate::saga::plan::Node;
 const ATTEMPTS_MAX: u32 = 10;
 
 /// What follows from a run in which everybody did what was asked.
-pub(super) fn first(shape: &Shape, quiet: &Evidence) -> Vec<Script> {
+pub(super) fn first(shape: &Shape, quiet: &Evidence) -> Vec<Plan> {
     let actions: Vec<Target> = called(quiet, Direction::Action);
     let mut scripts = vec![Script::default(), Script { repeat: true, ..Script::default() }];
     for action in &actions {
@@ -25,7 +26,29 @@ pub(super) fn first(shape: &Shape, quiet: &Evidence) -> Vec<Script> {
             }
         }
     }
-    scripts
+    scripts.into_iter().map(bare).collect()
+}
+
+fn bare(script: Script) -> Plan {
+    Plan { script, ..Plan::default() }
+}
+
+/// Whether every point of a script is hit by everything: nobody misbehaves, one action does once, or one
+/// action is rejected and one compensation is out of reach for a while.
+pub(super) fn is_core(script: &Script) -> bool {
+    let of = |effect: Direction| script.calls.iter().filter(move |(target, _)| target.effect == effect);
+    let action = |(_, behaviours): (&Target, &Vec<Behaviour>)| {
+        matches!(behaviours.as_slice(), [Behaviour::Reject | Behaviour::LostAnswer])
+    };
+    let undo = |(_, behaviours): (&Target, &Vec<Behaviour>)| *behaviours == [Behaviour::NotApplied; 2];
+    let actions = of(Direction::Action).count();
+    let undos = of(Direction::Compensation).count();
+    !script.repeat
+        && script.retries == 0
+        && actions <= 1
+        && actions + undos == script.calls.len()
+        && of(Direction::Action).all(action)
+        && of(Direction::Compensation).all(undo)
 }
 
 /// One action misbehaves.
@@ -50,7 +73,7 @@ fn alone(node: &Node, action: &Target) -> Vec<Script> {
 }
 
 /// What follows from a run in which compensations or probes were called.
-pub(super) fn second(script: &Script, evidence: &Evidence) -> Vec<Script> {
+pub(super) fn second(script: &Script, evidence: &Evidence) -> Vec<Plan> {
     let mut scripts = Vec::new();
     let unscripted = |target: &Target| !script.calls.contains_key(target);
     for undo in called(evidence, Direction::Compensation).into_iter().filter(unscripted) {
@@ -68,7 +91,7 @@ pub(super) fn second(script: &Script, evidence: &Evidence) -> Vec<Script> {
             scripts.push(script.clone().with(probe.clone(), behaviours));
         }
     }
-    scripts
+    scripts.into_iter().map(bare).collect()
 }
 
 fn node<'a>(shape: &'a Shape, target: &Target) -> Option<&'a Node> {

@@ -3,6 +3,8 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
+use super::plan::{Hit, Plan, Point};
+
 /// Does `work` for every item; the answers stand in the items' order. The first failure in that order
 /// is the answer, whichever thread found one first; what comes after a failure is left out.
 pub(super) fn in_order<I: Sync, T: Send, E: Send>(
@@ -33,6 +35,30 @@ pub(super) fn in_order<I: Sync, T: Send, E: Send>(
     let mut done = done.into_inner().expect("nothing panics while it holds the answers");
     done.sort_unstable_by_key(|(index, _)| *index);
     done.into_iter().map(|(_, answer)| answer).collect()
+}
+
+/// One more hit, on some of the runs that were played.
+pub(super) struct Hits {
+    pub(super) chosen: Vec<Plan>,
+    pub(super) possible: usize,
+}
+
+/// Adds one hit to each run, after those it has: everything that fits at every later point, or at most
+/// `most` of it, chosen by the seed.
+pub(super) fn hits(runs: &[(Plan, Vec<Point>)], most: usize, seed: u64) -> Hits {
+    let mut all = Vec::new();
+    for (run, (plan, trace)) in runs.iter().enumerate() {
+        let first = plan.hits.keys().next_back().map_or(0, |last| last + 1);
+        for (point, reached) in trace.iter().enumerate().skip(first) {
+            let fitting = Hit::ALL.into_iter().filter(|hit| hit.fits(&reached.spot));
+            // A database that refuses data refused it the first time.
+            let fitting = fitting.filter(|hit| *hit != Hit::Refuse || plan.hits.is_empty());
+            all.extend(fitting.map(|hit| (run, point, hit)));
+        }
+    }
+    let possible = all.len();
+    let chosen = sample(all, most, seed).into_iter();
+    Hits { chosen: chosen.map(|(run, point, hit)| runs[run].0.clone().hit(point, hit)).collect(), possible }
 }
 
 /// Keeps at most `most` items, chosen by the seed, in their order.

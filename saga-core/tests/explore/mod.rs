@@ -8,47 +8,47 @@ use definitions::Explored;
 
 /// Explores a definition; fails on the first run that breaks a rule, or when too little was tried.
 fn explored(definition: Explored, runs_at_least: usize) {
-    let explored = explore(&definition, Ledger::clone, 1).run().unwrap();
+    let explored = explore(&definition, Ledger::clone, 1).budget(1_000).run().unwrap();
     println!("{explored}");
     assert!(explored.replayed || explored.runs >= runs_at_least, "{explored}");
 }
 
 #[test]
 fn linear() {
-    explored(definitions::linear(), 1_000);
+    explored(definitions::linear(), 1_400);
 }
 
 #[test]
 fn diamond() {
-    explored(definitions::diamond(), 1_000);
+    explored(definitions::diamond(), 1_400);
 }
 
 #[test]
 fn each() {
-    explored(definitions::each(), 1_000);
+    explored(definitions::each(), 1_400);
 }
 
 #[test]
 fn pivot() {
-    explored(definitions::pivot(), 1_000);
+    explored(definitions::pivot(), 1_400);
 }
 
 #[test]
 fn by_key() {
-    explored(definitions::by_key(), 1_000);
+    explored(definitions::by_key(), 1_400);
 }
 
 #[test]
 fn not_idempotent() {
-    explored(definitions::not_idempotent(), 1_000);
+    explored(definitions::not_idempotent(), 1_400);
 }
 
 #[test]
 fn probed() {
-    explored(definitions::probed(), 1_000);
+    explored(definitions::probed(), 1_400);
 }
 
 #[test]
 fn impatient() {
-    explored(definitions::impatient(), 1_000);
+    explored(definitions::impatient(), 1_400);
 }

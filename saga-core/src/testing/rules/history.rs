@@ -1,6 +1,7 @@
 //! What the journal must say, and the store's row with it.
 
 use super::super::evidence::Evidence;
+use super::super::plan::Hit;
 use crate::journal::{Answer, Effect, MailBody, Record, Stage};
 use crate::saga::plan::{Kind, Undo};
 use crate::saga::{Machine, Plan as Shape};
@@ -116,8 +117,10 @@ fn mail(evidence: &Evidence, broken: &mut Vec<String>) {
             Record::Received { mail, .. } if *mail == cancel.mail => Some(*number as usize),
             _ => None,
         });
-        // Commit `commits` was perhaps on its way when the mail came; its answer brings the mail.
-        let at_latest = cancel.commits + 1;
+        // Commit `commits` was perhaps on its way when the mail came; its answer brings the mail. (The
+        // commit that blocks a saga whose data is refused reads none.)
+        let refused = evidence.plan.hits.values().any(|hit| *hit == Hit::Refuse);
+        let at_latest = cancel.commits + 1 + usize::from(refused);
         if answered.unwrap_or(evidence.journal.len()) > at_latest {
             broken.push(format!(
                 "a cancel that was posted when there were {} commits is not answered in commit {at_latest}",
