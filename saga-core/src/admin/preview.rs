@@ -22,6 +22,8 @@ pub struct Preview {
     pub why: Option<String>,
     /// Actions that may have taken effect, and how that is found out before anything is undone.
     pub in_doubt: Vec<InDoubt>,
+    /// Until when it would wait on the way for the next attempt of what failed before, at least.
+    pub waits: Option<Timestamp>,
     /// What is undone, in waves: the effects of one wave are undone side by side, before the next.
     pub undone: Vec<Vec<Undone>>,
     /// Effects that took place and stay.
@@ -86,6 +88,7 @@ impl Preview {
             accepted: false,
             why: None,
             in_doubt: Vec::new(),
+            waits: None,
             undone: Vec::new(),
             stays: Vec::new(),
             blocks: None,
@@ -122,7 +125,10 @@ impl Preview {
                         let outcome = Outcome::Ok(Payload::null());
                         machine.apply(&Record::Finished { at, effect, outcome, due: None })?;
                     }
-                    Decision::Wait(due) => now = due,
+                    Decision::Wait(due) => {
+                        now = due;
+                        preview.waits = Some(due);
+                    }
                     Decision::Block { at, cause, failure } => {
                         preview.blocks = Some(Blocks { at: at.clone(), cause, failure: failure.clone() });
                         machine.apply(&Record::Blocked { at, cause, failure })?;

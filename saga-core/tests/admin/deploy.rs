@@ -4,8 +4,12 @@ use std::sync::Arc;
 
 use chrono::TimeDelta;
 use saga_core::admin::{Admin, Trouble};
+#[cfg(feature = "sqlite")]
+use saga_core::store::{Counts, Filter, InFlight, JournalRow, Result, SqliteStore, Summary, WorkerInfo};
 use saga_core::store::{Manifest, MemoryStore, Query, State};
 use saga_core::{Client, Cx, Definition, StepError, step};
+#[cfg(feature = "sqlite")]
+use saga_core::{Name, RunId, Worker};
 
 use super::{Office, booking};
 use crate::shop::{Fault, Shop, place_order};
@@ -83,4 +87,68 @@ async fn a_deploy_that_changes_a_version_silently_is_told_what_changed() {
     assert!(!office.admin.check(&[Manifest::of(other_order().plan())]).await.unwrap().ok);
     let empty = Admin::new(Arc::new(MemoryStore::new()));
     assert!(empty.check(&[Manifest::of(other_order().plan())]).await.unwrap().ok);
+}
+
+/// A store that answers as the trait does where it is not overridden.
+#[cfg(feature = "sqlite")]
+struct Listing(saga_core::store::SqliteStore);
+
+#[cfg(feature = "sqlite")]
+#[async_trait::async_trait]
+impl Query for Listing {
+    async fn find(&self, definition: &Name, saga: &str) -> Result<Option<Summary>> {
+        self.0.find(definition, saga).await
+    }
+    async fn summary(&self, run: RunId) -> Result<Option<Summary>> {
+        self.0.summary(run).await
+    }
+    async fn list(&self, filter: &Filter) -> Result<Vec<Summary>> {
+        self.0.list(filter).await
+    }
+    async fn journal(&self, run: RunId) -> Result<Vec<JournalRow>> {
+        self.0.journal(run).await
+    }
+    async fn manifests(&self) -> Result<Vec<Manifest>> {
+        self.0.manifests().await
+    }
+    async fn workers(&self) -> Result<Vec<WorkerInfo>> {
+        self.0.workers().await
+    }
+    async fn counts(&self) -> Result<Vec<Counts>> {
+        self.0.counts().await
+    }
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn a_store_that_groups_says_what_listing_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(dir.path().join("sagas.db")).await.unwrap();
+    let shop = Shop::default().fault("hotel", &[Fault::NotApplied; 3]).fault("shipment", &[Fault::Reject]);
+    let worker = Worker::new(Arc::new(store.clone()), shop).register(&place_order()).unwrap();
+    let worker = worker.register(&booking()).unwrap().start().await.unwrap();
+    let client = worker.client();
+    let mut runs =
+        vec![(client.start(&place_order(), "order-1", &vec![]).await.unwrap().run(), State::Blocked)];
+    for id in ["trip-1", "trip-2", "trip-3"] {
+        runs.push((client.start(&booking(), id, &"trip".to_owned()).await.unwrap().run(), State::Waiting));
+    }
+    for (run, state) in runs {
+        while store.summary(run).await.unwrap().unwrap().state != state {
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+    }
+    worker.drain().await;
+    let client = Client::new(Arc::new(store.clone()));
+    client.start(&place_order(), "order-2", &vec![]).await.unwrap();
+    for hours in [-1, 0, 2] {
+        let due_before = chrono::Utc::now() + TimeDelta::hours(hours);
+        let key = |group: &InFlight| (group.definition.clone(), group.state.as_str());
+        let mut grouped = store.in_flight(due_before).await.unwrap();
+        let mut listed = Listing(store.clone()).in_flight(due_before).await.unwrap();
+        grouped.sort_by_key(key);
+        listed.sort_by_key(key);
+        assert_eq!(grouped, listed);
+        assert_eq!(grouped.len(), 3);
+    }
 }

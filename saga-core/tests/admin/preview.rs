@@ -22,6 +22,7 @@ async fn it_says_what_is_undone_in_which_order_and_what_stays() {
     office.until(run, State::Waiting).await;
     let preview = office.admin.preview_cancel(run).await.unwrap();
     assert!(preview.accepted && preview.in_doubt.is_empty() && preview.blocks.is_none());
+    assert_eq!(preview.waits, None);
     assert_eq!(waves(&preview), [[("meal", false), ("seat", false)]], "the hotel was never booked");
     let stays: Vec<_> = preview.stays.iter().map(|s| (s.at.as_str(), s.why.as_str())).collect();
     assert_eq!(stays, [("greet", "a greeting harms nobody")]);
@@ -44,6 +45,7 @@ async fn what_is_in_doubt_is_settled_first_and_undone_before_what_it_needed() {
     let preview = office.admin.preview_cancel(run).await.unwrap();
     let doubt: Vec<_> = preview.in_doubt.iter().map(|d| (d.at.as_str(), d.settled_by)).collect();
     assert_eq!(doubt, [("hotel", Effect::Action)]);
+    assert_eq!(preview.waits, office.admin.summary(run).await.unwrap().due, "its policy waits up to an hour");
     assert_eq!(waves(&preview), vec![vec![("hotel", true)], vec![("meal", false), ("seat", false)]]);
 }
 

@@ -10,10 +10,11 @@ use super::error::failed;
 use super::read::journal_row;
 use super::{Binding, PostgresStore, acquire, rows};
 use crate::id::{Fingerprint, Name, RunId, WorkerId};
+use crate::journal::Timestamp;
 use crate::store::commit::JournalRow;
 use crate::store::decode;
 use crate::store::error::Result;
-use crate::store::query::{Counts, Filter, Manifest, Query, State, Summary, WorkerInfo};
+use crate::store::query::{Counts, Filter, InFlight, Manifest, Query, State, Summary, WorkerInfo};
 use crate::store::task::to_its_end;
 
 const SUMMARY: &str = "SELECT s.run, s.definition, s.version, s.fingerprint, s.saga, s.digest, s.started_at,
@@ -85,6 +86,18 @@ impl Query for PostgresStore {
             GROUP BY 1, 2 ORDER BY 1, 2";
         self.read(sqlx::query(text)).await?.iter().map(counts).collect()
     }
+
+    async fn in_flight(&self, due_before: Timestamp) -> Result<Vec<InFlight>> {
+        // Grouped before it is joined: one row of `saga.start` is read per group, not per run. (There is no
+        // `min` of a uuid.)
+        let text = "SELECT s.definition, s.version, g.* FROM (
+                SELECT fingerprint, state, count(*), count(owner),
+                    count(*) FILTER (WHERE owner IS NULL AND due < $1),
+                    min(due) FILTER (WHERE owner IS NULL AND due < $1), min(since), min(run::text)::uuid AS one
+                FROM saga.live GROUP BY fingerprint, state) g
+            JOIN saga.start s ON s.run = g.one ORDER BY 1, 2, 3, 4";
+        self.read(sqlx::query(text).bind(due_before)).await?.iter().map(in_flight).collect()
+    }
 }
 
 impl PostgresStore {
@@ -118,6 +131,21 @@ fn worker(row: &PgRow) -> Result<WorkerInfo> {
         renewed_at: row.try_get(3).map_err(failed)?,
         fenced: row.try_get(4).map_err(failed)?,
         sagas: row.try_get::<i64, _>(5).map_err(failed)?.unsigned_abs(),
+    })
+}
+
+fn in_flight(row: &PgRow) -> Result<InFlight> {
+    let count = |column: usize| row.try_get::<i64, _>(column).map(i64::unsigned_abs).map_err(failed);
+    Ok(InFlight {
+        definition: decode::name(row.try_get(0).map_err(failed)?)?,
+        version: decode::number(row.try_get::<i32, _>(1).map_err(failed)?)?,
+        fingerprint: Fingerprint(row.try_get(2).map_err(failed)?),
+        state: decode::state(row.try_get(3).map_err(failed)?)?,
+        runs: count(4)?,
+        owned: count(5)?,
+        overdue: count(6)?,
+        overdue_since: row.try_get(7).map_err(failed)?,
+        since: row.try_get(8).map_err(failed)?,
     })
 }
 

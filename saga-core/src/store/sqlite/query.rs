@@ -9,10 +9,11 @@ use super::SqliteStore;
 use super::error::failed;
 use super::read::{journal_row, time};
 use crate::id::{Fingerprint, Name, RunId, WorkerId};
+use crate::journal::Timestamp;
 use crate::store::commit::JournalRow;
 use crate::store::decode;
 use crate::store::error::Result;
-use crate::store::query::{Counts, Filter, Manifest, Query, State, Summary, WorkerInfo};
+use crate::store::query::{Counts, Filter, InFlight, Manifest, Query, State, Summary, WorkerInfo};
 use crate::store::task::to_its_end;
 
 const SUMMARY: &str = "SELECT s.run, s.definition, s.version, s.fingerprint, s.saga, s.digest, s.started_at,
@@ -80,6 +81,19 @@ impl Query for SqliteStore {
         );
         self.read(query).await?.iter().map(counts).collect()
     }
+
+    async fn in_flight(&self, due_before: Timestamp) -> Result<Vec<InFlight>> {
+        // Grouped before it is joined: one row of `saga_start` is read per group, not per run.
+        let query = sqlx::query(
+            "SELECT s.definition, s.version, g.* FROM (
+                 SELECT fingerprint, state, count(*), count(owner),
+                     count(*) FILTER (WHERE owner IS NULL AND due < ?1),
+                     min(due) FILTER (WHERE owner IS NULL AND due < ?1), min(since), min(run) AS one
+                 FROM saga_live GROUP BY fingerprint, state) g
+             JOIN saga_start s ON s.run = g.one ORDER BY 1, 2, 3, 4",
+        );
+        self.read(query.bind(due_before.timestamp_micros())).await?.iter().map(in_flight).collect()
+    }
 }
 
 impl SqliteStore {
@@ -113,6 +127,21 @@ fn worker(row: &SqliteRow) -> Result<WorkerInfo> {
         renewed_at: time(row.try_get(3).map_err(failed)?)?,
         fenced: row.try_get(4).map_err(failed)?,
         sagas: row.try_get::<i64, _>(5).map_err(failed)?.unsigned_abs(),
+    })
+}
+
+fn in_flight(row: &SqliteRow) -> Result<InFlight> {
+    let count = |column: usize| row.try_get::<i64, _>(column).map(i64::unsigned_abs).map_err(failed);
+    Ok(InFlight {
+        definition: decode::name(row.try_get(0).map_err(failed)?)?,
+        version: decode::number(row.try_get::<i64, _>(1).map_err(failed)?)?,
+        fingerprint: Fingerprint(row.try_get(2).map_err(failed)?),
+        state: decode::state(row.try_get(3).map_err(failed)?)?,
+        runs: count(4)?,
+        owned: count(5)?,
+        overdue: count(6)?,
+        overdue_since: row.try_get::<Option<i64>, _>(7).map_err(failed)?.map(time).transpose()?,
+        since: time(row.try_get(8).map_err(failed)?)?,
     })
 }
 
