@@ -21,7 +21,7 @@ function h(name, props = {}, ...children) {
     else if (key in element && key !== "list") element[key] = value;
     else element.setAttribute(key, value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return element;
 }
 
@@ -34,7 +34,8 @@ function table(heads, rows) {
   const cell = (kind, [className, content]) => h(kind, { className }, content);
   return h("table", {},
     h("thead", {}, h("tr", {}, heads.map(([className, text]) => cell("th", [className, text])))),
-    h("tbody", {}, rows.map((row) => h("tr", {}, row.map((content, i) => cell("td", [heads[i][0], content]))))));
+    h("tbody", {}, rows.map((row) => h("tr", { className: row[0] === "" ? "more" : "" },
+      row.map((content, i) => cell("td", [heads[i][0], content]))))));
 }
 
 function length(milliseconds) {
@@ -218,6 +219,8 @@ const causes = {
   compensation_exhausted: "the compensation used up its attempts",
   rejected_after_pivot: "the step was rejected after the pivot: there is no way back and none forward",
   exhausted_after_pivot: "the step used up its attempts after the pivot",
+  deadly: "the workers that run it die",
+  child_in_pieces: "a child saga was ended partially compensated",
   malformed: "a payload does not read as the type the code expects",
 };
 const sentence = (text) => text[0].toUpperCase() + text.slice(1) + ".";
@@ -256,8 +259,10 @@ function drawStep(view, step) {
       `${a.effect} ${a.number}`, a.outcome ? words(a.outcome) : "no end recorded", clock(a.started_at),
       a.ended_at ? `${Date.parse(a.ended_at) - Date.parse(a.started_at)} ms` : "", a.failure ?? "",
     ]);
-    parts.push(h("h2", { className: "row" }, item.at, badge(item.look), item.in_doubt && h("span", { className: "badge is-stuck" }, "in doubt"),
-      item.due && h("span", { className: "soft" }, Date.parse(item.due) > Date.now() ? "next attempt in " : "next attempt is due since ", age(item.due)), verbsOf(view, item.at)));
+    const one = step.kind !== "each";
+    parts.push(h("div", { className: "row item" }, !one && h("strong", {}, item.at), !one && badge(item.look), item.in_doubt && h("span", { className: "badge is-stuck" }, "in doubt"),
+      item.due && h("span", { className: "soft" }, Date.parse(item.due) > Date.now() ? "next attempt in " : "next attempt is due since ", age(item.due)),
+      view.blocked?.at !== item.at && verbsOf(view, item.at)));
     if (attempts.length) parts.push(table([["tight", "Attempt"], ["tight", "Outcome"], ["tight", "Started"], ["number tight", "Took"], ["", "Failure"]], attempts));
     for (const name of ["input", "output"]) {
       if (item[name] !== null) parts.push(h("div", { className: "soft" }, name), h("pre", {}, JSON.stringify(item[name], null, 2)));
@@ -324,6 +329,7 @@ async function askCancel(view) {
     title: "Cancel this saga", danger: true,
     about: [
       list("Settled first, because it may have taken effect", preview.in_doubt.map((d) => `${d.at}, by its ${d.settled_by}`)),
+      preview.waits && h("p", {}, "It waits for a next attempt, until ", clock(preview.waits).slice(0, 19) + "Z."),
       waves.length ? [h("strong", {}, "Undone, in this order"), h("ol", {}, waves.map((wave) => h("li", {}, wave)))] : h("p", {}, "Nothing has to be undone."),
       list("Stays as it is", preview.stays.map((s) => `${s.at}: ${s.why}`)),
       preview.blocks && h("p", { className: "is-blocked" }, `It would then need a person at ${preview.blocks.at}: ${preview.blocks.failure}`),
@@ -418,7 +424,7 @@ function place() {
 let drawn = null;
 function redraw() {
   const { page } = place();
-  main.replaceChildren(...pages[page].draw(drawn).flat(3).filter(Boolean));
+  main.replaceChildren(...pages[page].draw(drawn).flat(Infinity).filter(Boolean));
   for (const anchor of document.querySelectorAll("nav a")) anchor.classList.toggle("here", anchor.dataset.page === page);
 }
 

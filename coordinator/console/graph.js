@@ -59,7 +59,7 @@ function short(text, most) {
 }
 
 function note(step) {
-  if (step.kind === "input") return "what it was started with";
+  if (step.kind === "input") return "of this saga";
   if (step.kind === "derive") return "computed";
   const items = step.items.length;
   const kind = step.kind === "pivot" ? "pivot, " : step.kind === "each" ? `each of ${items}, ` : "";

@@ -209,6 +209,9 @@ fn previewed(preview: &Preview) -> String {
             doubt.at, doubt.settled_by
         );
     }
+    if let Some(waits) = preview.waits {
+        let _ = writeln!(text, "wait    until {} for a next attempt", waits.format("%Y-%m-%d %H:%M:%SZ"));
+    }
     for (wave, places) in preview.undone.iter().enumerate() {
         for undone in places {
             let only = if undone.if_it_happened { ", if it happened" } else { "" };

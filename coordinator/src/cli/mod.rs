@@ -184,8 +184,12 @@ fn sqlite_path(url: &str) -> Option<&str> {
 }
 
 async fn migrate(common: &Common) -> Result<Said, Fault> {
+    let url = common.url()?;
+    if url.starts_with("postgres:") || url.starts_with("postgresql:") {
+        saga_core::store::PostgresStore::migrate(url).await?;
+    }
     // Connecting to a SQLite file creates it and brings its tables up to date.
-    saga_core::store::connect(common.url()?).await?;
+    saga_core::store::connect(url).await?;
     Ok(Said::either(common.json, &serde_json::json!({ "migrated": true }), || {
         "the store's tables are up to date\n".into()
     }))

@@ -1,8 +1,9 @@
 //! `/metrics`: what the store says about all sagas, in Prometheus' text format.
 //!
 //! Labels hold definitions, versions and states, never ids. Counting what has ended reads as much as the
-//! store holds, so all who ask within a few seconds share one count.
+//! store holds, so those who ask share one count, for longer the longer it took.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
 use chrono::Utc;
+use saga_core::Name;
 use saga_core::admin::{Admin, Error};
 use saga_core::journal::Timestamp;
 use saga_core::store::{Counts, InFlight, State as RunState, WorkerInfo};
@@ -18,25 +20,30 @@ use tokio::time::Instant;
 
 use super::App;
 
-/// How long a count is good for.
+/// How long a count is good for, at least.
 const FRESH: Duration = Duration::from_secs(5);
 
-/// The last count, and its time.
+/// Counting may take one twentieth of the time.
+const SHARE: u32 = 20;
+
+/// The last count, and until when it is good.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     counted: Mutex<Option<(Instant, Vec<Counts>)>>,
 }
 
 impl Metrics {
-    /// How many runs are in which state, at most a few seconds old.
+    /// How many runs are in which state, a few seconds ago.
     pub(crate) async fn counts(&self, admin: &Admin) -> Result<Vec<Counts>, Error> {
         // Whoever comes while it is counted waits here, and then shares the count.
         let mut counted = self.counted.lock().await;
-        if let Some((_, counts)) = counted.as_ref().filter(|(when, _)| when.elapsed() < FRESH) {
+        let begun = Instant::now();
+        if let Some((_, counts)) = counted.as_ref().filter(|(until, _)| begun < *until) {
             return Ok(counts.clone());
         }
         let counts = admin.counts().await?;
-        *counted = Some((Instant::now(), counts.clone()));
+        let good_for = FRESH.max(begun.elapsed() * SHARE);
+        *counted = Some((Instant::now() + good_for, counts.clone()));
         Ok(counts)
     }
 }
@@ -83,15 +90,11 @@ impl Text {
 
     fn sagas(&mut self, counts: &[Counts], in_flight: &[InFlight], workers: &[WorkerInfo], now: Timestamp) {
         let age = |since: Timestamp| (now - since).to_std().unwrap_or_default().as_secs_f64();
-        let runs: Vec<_> = counts
-            .iter()
-            .map(|c| {
-                let labels =
-                    [("definition", c.definition.to_string()), ("state", c.state.as_str().to_owned())];
-                (labels, c.runs as f64)
-            })
-            .collect();
-        self.gauge("saga_runs", "Sagas by definition and state.", runs.iter().map(|(l, v)| (&l[..], *v)));
+        self.gauge(
+            "saga_runs",
+            "Sagas by definition and state.",
+            runs(counts, in_flight).iter().map(|(l, v)| (&l[..], *v)),
+        );
 
         let blocked: Vec<_> = in_flight
             .iter()
@@ -140,6 +143,20 @@ impl Text {
         let owned = workers.iter().map(|worker| worker.sagas).sum::<u64>() as f64;
         self.gauge("saga_owned", "Sagas that a worker owns.", [(&[][..], owned)]);
     }
+}
+
+/// What is in flight as it is now, and what has ended as it was counted last.
+fn runs(counts: &[Counts], in_flight: &[InFlight]) -> Vec<([(&'static str, String); 2], f64)> {
+    let live = in_flight.iter().map(|group| (&group.definition, group.state, group.runs));
+    let ended = counts.iter().filter(|count| matches!(count.state, RunState::Ended(_)));
+    let ended = ended.map(|count| (&count.definition, count.state, count.runs));
+    let mut runs: BTreeMap<_, u64> = BTreeMap::new();
+    for (definition, state, number) in live.chain(ended) {
+        *runs.entry((definition, state.as_str())).or_default() += number;
+    }
+    let labels =
+        |definition: &Name, state: &str| [("definition", definition.to_string()), ("state", state.into())];
+    runs.into_iter().map(|((definition, state), runs)| (labels(definition, state), runs as f64)).collect()
 }
 
 fn plan(group: &InFlight) -> [(&'static str, String); 2] {

@@ -37,6 +37,7 @@ pub(crate) fn routes() -> Vec<Route> {
         read("/console.js", Open, get(console::script)),
         read("/graph.js", Open, get(console::graph)),
         read("/console.css", Open, get(console::style)),
+        read("/icon.svg", Open, get(console::icon)),
         read("/openapi.json", Open, get(console::openapi)),
         read("/livez", Open, get(api::livez)),
         read("/readyz", Open, get(api::readyz)),
