@@ -154,32 +154,8 @@ impl Client {
     }
 
     async fn start_plan(&self, plan: &Arc<Plan>, saga: &str, input: Payload) -> Result<RunId, Error> {
-        if saga.is_empty() || saga.chars().count() > 255 || saga.chars().any(char::is_control) {
-            return Err(Error::BadId(saga.into()));
-        }
-        if input.bytes() > Payload::BYTES_MAX {
-            return Err(Error::TooLarge { bytes: input.bytes() });
-        }
-        let digest = input.digest();
-        let start = Start {
-            run: RunId::new(),
-            definition: plan.name.clone(),
-            version: plan.version,
-            fingerprint: plan.fingerprint(),
-            saga: saga.into(),
-            digest,
-            body: "".into(),
-            owned: false,
-        };
-        let run = start.run;
-        let began = Record::Began {
-            definition: plan.name.clone(),
-            version: plan.version,
-            fingerprint: start.fingerprint,
-            saga: saga.into(),
-            input,
-            deadline: plan.deadline.map(|limit| chrono::Utc::now() + limit),
-        };
+        let (start, began) = prepare_plan(plan, saga, input)?;
+        let (run, digest) = (start.run, start.digest);
         match self.send(start, &began).await? {
             StartReply::Started => Ok(run),
             StartReply::Exists { run, digest: earlier, .. } if earlier == digest => Ok(run),
@@ -198,9 +174,8 @@ impl Client {
                 Err(_) => return Err(crate::store::Error::Unknown("the worker is shutting down".into())),
             }
         }
-        let body = journal::encode(std::slice::from_ref(began)).into();
         let gone = || crate::store::Error::Unknown("the runtime is shutting down".into());
-        self.starter.send(Start { body, ..start }).await.ok_or_else(gone)?
+        self.starter.send(start).await.ok_or_else(gone)?
     }
 
     /// A handle to a run that was started before.
@@ -264,6 +239,44 @@ impl Client {
             _ => Err(unreadable("the saga has ended but its last record is no end".into())),
         }
     }
+}
+
+/// What a store needs to start a saga, for
+/// [`PostgresStore::start_in`](crate::store::PostgresStore::start_in) and
+/// [`SqliteStore::start_in`](crate::store::SqliteStore::start_in).
+pub fn prepare<A, In, Out>(
+    definition: &Definition<A, In, Out>,
+    saga: &str,
+    input: &In,
+) -> Result<Start, Error>
+where
+    In: Serialize,
+{
+    let input = Payload::encode(input).map_err(|source| Error::Payload { what: "the input", source })?;
+    prepare_plan(definition.plan(), saga, input).map(|(start, _)| start)
+}
+
+fn prepare_plan(plan: &Plan, saga: &str, input: Payload) -> Result<(Start, Record), Error> {
+    if saga.is_empty() || saga.chars().count() > 255 || saga.chars().any(char::is_control) {
+        return Err(Error::BadId(saga.into()));
+    }
+    if input.bytes() > Payload::BYTES_MAX {
+        return Err(Error::TooLarge { bytes: input.bytes() });
+    }
+    let (run, fingerprint, digest) = (RunId::new(), plan.fingerprint(), input.digest());
+    let (definition, version) = (plan.name.clone(), plan.version);
+    let began = Record::Began {
+        definition: definition.clone(),
+        version,
+        fingerprint,
+        saga: saga.into(),
+        input,
+        deadline: plan.deadline.map(|limit| chrono::Utc::now() + limit),
+    };
+    let body = journal::encode(std::slice::from_ref(&began)).into();
+    let start =
+        Start { run, definition, version, fingerprint, saga: saga.into(), digest, body, owned: false };
+    Ok((start, began))
 }
 
 impl fmt::Debug for Client {

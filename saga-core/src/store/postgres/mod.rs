@@ -139,6 +139,31 @@ impl PostgresStore {
         migrate::MIGRATIONS.iter().copied()
     }
 
+    /// Inserts a saga in the caller's own transaction: it exists if and only if that transaction commits,
+    /// together with the business rows beside it. Whoever claims next drives it; nothing wakes a worker
+    /// earlier than its next poll.
+    ///
+    /// Where the id is taken by a transaction that is still open, this waits for its end, as any unique
+    /// key would.
+    ///
+    /// ```no_run
+    /// # use saga_core::{Definition, client, store::PostgresStore};
+    /// # async fn place(pool: &sqlx::PgPool, place_order: &Definition<(), u64, u64>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let start = client::prepare(place_order, "order-1", &42)?;
+    /// let mut tx = pool.begin().await?;
+    /// sqlx::query("INSERT INTO orders (id) VALUES ('order-1')").execute(&mut *tx).await?;
+    /// PostgresStore::start_in(&mut tx, &start).await?;
+    /// tx.commit().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Cancellation
+    ///
+    /// Like any statement on the caller's connection: when the future is dropped, roll back.
+    pub async fn start_in(connection: &mut PgConnection, start: &Start) -> Result<StartReply> {
+        start::start_in(connection, start).await
+    }
+
     /// Closes the connections, once what runs on them has ended; every later verb fails.
     pub async fn close(&self) {
         self.db.readers.close().await;

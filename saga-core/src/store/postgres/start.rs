@@ -6,11 +6,12 @@
 use std::collections::{HashMap, HashSet};
 
 use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Postgres, Row};
 use uuid::Uuid;
 
 use super::error::failed;
-use super::{Db, acquire, rows};
+use super::{Binding, Db, acquire, rows};
 use crate::id::RunId;
 use crate::store::commit::{Start, StartReply};
 use crate::store::decode;
@@ -76,7 +77,11 @@ async fn insert(
     // In the order of their ids, so that two batches with ids in common wait for each other in one order.
     let mut starts: Vec<&Start> = open.iter().map(|&index| &batch[index]).collect();
     starts.sort_by(|a, b| (&a.definition, &a.saga).cmp(&(&b.definition, &b.saga)));
-    let statement = sqlx::query(START)
+    fresh(&rows(connection, statement(fence, &starts)).await?)
+}
+
+fn statement(fence: Option<Fence>, starts: &[&Start]) -> Binding {
+    sqlx::query(START)
         .bind(fence.map(|fence| fence.worker.0))
         .bind(fence.map(|fence| fence.epoch))
         .bind(starts.iter().map(|s| s.run.0).collect::<Vec<Uuid>>())
@@ -86,8 +91,11 @@ async fn insert(
         .bind(starts.iter().map(|s| &*s.saga).collect::<Vec<&str>>())
         .bind(starts.iter().map(|s| &s.digest[..]).collect::<Vec<&[u8]>>())
         .bind(starts.iter().map(|s| &*s.body).collect::<Vec<&str>>())
-        .bind(starts.iter().map(|s| s.owned).collect::<Vec<bool>>());
-    let answer = rows(connection, statement).await?;
+        .bind(starts.iter().map(|s| s.owned).collect::<Vec<bool>>())
+}
+
+/// Which runs were inserted.
+fn fresh(answer: &[PgRow]) -> Result<HashSet<Uuid>> {
     let head = answer.first().ok_or_else(|| Error::Unusable("no answer to a start".into()))?;
     if !head.try_get::<bool, _>(0).map_err(failed)? {
         return Err(Error::Fenced);
@@ -102,15 +110,27 @@ async fn winners(
     taken: &[usize],
     replies: &mut [Option<StartReply>],
 ) -> Result<()> {
+    let answer = rows(connection, holders(batch, taken)).await?;
+    read_holders(&answer, batch, taken, replies)
+}
+
+fn holders(batch: &[Start], taken: &[usize]) -> Binding {
     let text = "SELECT s.definition, s.saga, s.run, s.digest, s.ended
         FROM unnest($1::text[], $2::text[]) AS i (definition, saga) CROSS JOIN LATERAL (
             SELECT * FROM saga.start s WHERE s.definition = i.definition AND s.saga = i.saga LIMIT 1) s";
-    let statement = sqlx::query(text)
+    sqlx::query(text)
         .bind(taken.iter().map(|&i| batch[i].definition.as_str()).collect::<Vec<&str>>())
-        .bind(taken.iter().map(|&i| &*batch[i].saga).collect::<Vec<&str>>());
-    let answer = rows(connection, statement).await?;
+        .bind(taken.iter().map(|&i| &*batch[i].saga).collect::<Vec<&str>>())
+}
+
+fn read_holders(
+    answer: &[PgRow],
+    batch: &[Start],
+    taken: &[usize],
+    replies: &mut [Option<StartReply>],
+) -> Result<()> {
     let mut found = HashMap::with_capacity(answer.len());
-    for row in &answer {
+    for row in answer {
         let name: (&str, &str) = (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);
         let run = RunId(row.try_get(2).map_err(failed)?);
         let digest = decode::digest(row.try_get(3).map_err(failed)?)?;
@@ -123,4 +143,22 @@ async fn winners(
         });
     }
     Ok(())
+}
+
+/// The same for one saga on the caller's connection, as a part of the caller's transaction.
+pub(super) async fn start_in(connection: &mut PgConnection, start: &Start) -> Result<StartReply> {
+    let batch = std::slice::from_ref(start);
+    for _ in 0..ATTEMPTS_MAX {
+        let answer = statement(None, &[start]).fetch_all(&mut *connection).await.map_err(failed)?;
+        if !fresh(&answer)?.is_empty() {
+            return Ok(StartReply::Started);
+        }
+        let answer = holders(batch, &[0]).fetch_all(&mut *connection).await.map_err(failed)?;
+        let mut reply = [None];
+        read_holders(&answer, batch, &[0], &mut reply)?;
+        if let [Some(reply)] = reply {
+            return Ok(reply);
+        }
+    }
+    Err(Error::Refused("a start's run id belongs to another saga".into()))
 }

@@ -5,9 +5,8 @@ use std::sync::{Arc, LazyLock, Mutex};
 
 use sqlx::query::Query;
 use sqlx::sqlite::SqliteArguments;
-use sqlx::{AssertSqlSafe, Sqlite};
+use sqlx::{AssertSqlSafe, Sqlite, SqliteConnection};
 
-use super::Tx;
 use super::error::failed;
 use crate::store::error::Result;
 
@@ -29,7 +28,7 @@ pub(super) struct Into {
 /// Inserts rows, in statements of 256, 128, … 1 of them: nine texts per table, each parsed once and kept
 /// by the connection, however large the batches are.
 pub(super) async fn insert<T>(
-    tx: &mut Tx,
+    tx: &mut SqliteConnection,
     into: Into,
     rows: &[T],
     bind: impl Fn(Binding, &T) -> Binding + Send,
@@ -46,7 +45,7 @@ where
         for row in now {
             query = bind(query, row);
         }
-        inserted += query.execute(&mut **tx).await.map_err(failed)?.rows_affected();
+        inserted += query.execute(&mut *tx).await.map_err(failed)?.rows_affected();
         rest = later;
     }
     Ok(inserted)

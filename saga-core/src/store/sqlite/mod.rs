@@ -44,7 +44,7 @@ use async_trait::async_trait;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{ConnectOptions, Sqlite, Transaction};
+use sqlx::{ConnectOptions, Sqlite, SqliteConnection, Transaction};
 
 use super::Store;
 use super::commit::{Commit, CommitReply, Loaded, Mail, Posted, Start, StartReply};
@@ -103,6 +103,15 @@ impl SqliteStore {
     /// The file.
     pub fn path(&self) -> &Path {
         &self.db.path
+    }
+
+    /// Inserts a saga in the caller's own transaction on this file: it exists if and only if that
+    /// transaction commits, together with the business rows beside it. Whoever claims next drives it.
+    ///
+    /// Begin the transaction with `BEGIN IMMEDIATE`: SQLite does not let one that has only read go on to
+    /// write when another process has written meanwhile.
+    pub async fn start_in(connection: &mut SqliteConnection, start: &Start) -> Result<StartReply> {
+        start::start_in(connection, start).await
     }
 
     /// Closes the connections; every later verb fails. Dropping the last handle closes them as well, but

@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 
 use chrono::Utc;
-use sqlx::Row;
+use sqlx::{Row, SqliteConnection};
 use uuid::Uuid;
 
 use super::error::failed;
 use super::insert::{Into, insert};
 use super::read::micros;
 use super::workers::check;
-use super::{Db, Tx, commit_tx};
+use super::{Db, commit_tx};
 use crate::id::RunId;
 use crate::store::commit::{Start, StartReply};
 use crate::store::decode;
@@ -63,14 +63,14 @@ pub(super) async fn start(db: &Db, fence: Option<Fence>, batch: &[Start]) -> Res
 }
 
 /// Which (definition, saga id) of a batch exist already, and as what.
-async fn taken(tx: &mut Tx, batch: &[Start]) -> Result<HashMap<usize, StartReply>> {
+async fn taken(tx: &mut SqliteConnection, batch: &[Start]) -> Result<HashMap<usize, StartReply>> {
     let names: Vec<(&str, &str)> = batch.iter().map(|s| (s.definition.as_str(), &*s.saga)).collect();
     let rows = sqlx::query(
         "SELECT c.key, s.run, s.digest, s.ended FROM json_each(?) c
          JOIN saga_start s ON s.definition = c.value ->> 0 AND s.saga = c.value ->> 1",
     )
     .bind(serde_json::to_string(&names).expect("strings can be written"))
-    .fetch_all(&mut **tx)
+    .fetch_all(&mut *tx)
     .await
     .map_err(failed)?;
     let mut taken = HashMap::with_capacity(rows.len());
@@ -86,7 +86,7 @@ async fn taken(tx: &mut Tx, batch: &[Start]) -> Result<HashMap<usize, StartReply
     Ok(taken)
 }
 
-async fn write(tx: &mut Tx, fence: Option<Fence>, fresh: &[&Start]) -> Result<()> {
+async fn write(tx: &mut SqliteConnection, fence: Option<Fence>, fresh: &[&Start]) -> Result<()> {
     let now = micros(Utc::now());
     let owner = |start: &Start| -> Option<Uuid> { fence.filter(|_| start.owned).map(|fence| fence.worker.0) };
     insert(tx, STARTS, fresh, |query, start| {
@@ -111,4 +111,19 @@ async fn write(tx: &mut Tx, fence: Option<Fence>, fresh: &[&Start]) -> Result<()
     })
     .await?;
     Ok(())
+}
+
+/// One saga on the caller's connection, as a part of the caller's transaction.
+pub(super) async fn start_in(connection: &mut SqliteConnection, start: &Start) -> Result<StartReply> {
+    if start.saga.contains('\0') {
+        return Err(Error::Refused(format!("the saga id {:?} holds a NUL character", start.saga)));
+    }
+    match taken(connection, std::slice::from_ref(start)).await?.remove(&0) {
+        Some(StartReply::Exists { run, .. }) if run == start.run => Ok(StartReply::Started),
+        Some(earlier) => Ok(earlier),
+        None => {
+            write(connection, None, &[start]).await?;
+            Ok(StartReply::Started)
+        }
+    }
 }
