@@ -1,4 +1,4 @@
-//! Sagas that end with all of their effects or none of them, driven through any crash.
+#![doc = include_str!("../README.md")]
 
 pub mod admin;
 pub mod client;
