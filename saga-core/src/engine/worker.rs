@@ -17,7 +17,7 @@ use crate::client::Client;
 use crate::clock::Clock;
 use crate::id::WorkerId;
 use crate::saga::Definition;
-use crate::store::{Backend, Error, NewWorker};
+use crate::store::{Backend, Error, Manifest, NewWorker};
 
 /// How a worker behaves.
 #[derive(Clone, Debug)]
@@ -111,6 +111,12 @@ impl<A: Clone + Send + Sync + 'static> Worker<A> {
     pub(crate) fn wrap_code(mut self, wrap: super::registry::Wrap) -> Self {
         self.registry.wrap(wrap);
         self
+    }
+
+    /// The manifests of what was registered. Have your CI write them as JSON, for `saga check` to compare
+    /// with what is in flight before a deploy.
+    pub fn manifests(&self) -> Vec<Manifest> {
+        self.registry.manifests()
     }
 
     /// Changes its settings.
