@@ -23,6 +23,7 @@
 //! | prove that all of it held | [`reconcile`] |
 
 pub mod accounting;
+pub mod address;
 pub mod amount;
 pub mod arguments;
 pub mod broker;

@@ -8,6 +8,7 @@ use saga_core::{Name, RunId};
 use tokio_util::sync::CancellationToken;
 
 use super::accounting::Accounting;
+use super::address::shown;
 use super::arguments::Arguments;
 use super::broker::Broker;
 use super::crew::Crew;
@@ -207,20 +208,22 @@ async fn last_events(services: &Services, accounting: &Accounting, shipped: u64)
 type Keys = std::sync::Arc<dyn idempotency::Store>;
 
 async fn keys(url: &str) -> Result<Keys, String> {
-    idempotency::store::connect(url).await.map_err(|error| format!("--idempotency: {error}"))
+    let connected = idempotency::store::connect(url).await;
+    connected.map_err(|error| format!("--idempotency {}: {error}", shown(url)))
 }
 
 async fn store(url: &str) -> Result<Backend, String> {
+    let named = |error: Error| format!("--store {}: {error}", shown(url));
     // Whoever runs workers may lack the right to migrate; then the schema has to be there.
     let migrated = match url.starts_with("postgres") {
         true => PostgresStore::migrate(url).await,
         false => Ok(()),
     };
-    let connected = saga_core::store::connect(url).await;
-    connected.map_err(|error| match (migrated, &error) {
-        (Err(why), Error::Unusable(_)) if why != error => format!("--store: {error}; migrating it: {why}"),
-        _ => format!("--store: {error}"),
-    })
+    match migrated {
+        Err(away) if away.is_transient() => Err(named(away)),
+        Err(why) => saga_core::store::connect(url).await.map_err(|_| named(why)),
+        Ok(()) => saga_core::store::connect(url).await.map_err(|error| format!("--store: {error}")),
+    }
 }
 
 /// Stops the shop at the first Ctrl-C; ends the process at the second. Workers notice that by themselves.
