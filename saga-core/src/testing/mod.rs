@@ -21,6 +21,8 @@ mod rules;
 mod scene;
 mod scripts;
 mod sweep;
+#[cfg(test)]
+mod twins;
 
 pub use behaviour::{Behaviour, Direction, Script, Target};
 pub use evidence::Evidence;

@@ -75,7 +75,6 @@ fn is_real(evidence: &Evidence, at: &Place, cause: Cause) -> bool {
         }
         Cause::ExhaustedAfterPivot => !endless(&node.retry),
         Cause::Malformed => evidence.plan.hits.values().any(|hit| *hit == Hit::Refuse),
-        #[expect(unreachable_patterns, reason = "causes that the explorer cannot bring about")]
         _ => true,
     }
 }
