@@ -99,27 +99,35 @@ impl Cursor {
     }
 }
 
+/// What a mark stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Reached {
+    pub(crate) cursor: Cursor,
+    /// The place in the log, if the mark came from there.
+    pub(crate) lsn: Option<u64>,
+}
+
 /// The cursors that pages end with, until they are acknowledged.
 #[derive(Debug, Default)]
 pub(crate) struct Marks {
-    marks: VecDeque<(Mark, Cursor)>,
+    marks: VecDeque<(Mark, Reached)>,
     last: Mark,
 }
 
 impl Marks {
     /// The mark by which everything up to this cursor is acknowledged.
-    pub(crate) fn set(&mut self, cursor: Cursor) -> Mark {
+    pub(crate) fn set(&mut self, cursor: Cursor, lsn: Option<u64>) -> Mark {
         self.last += 1;
-        self.marks.push_back((self.last, cursor));
+        self.marks.push_back((self.last, Reached { cursor, lsn }));
         self.last
     }
 
-    /// The cursor that a mark stands for; earlier ones are forgotten.
-    pub(crate) fn reached(&mut self, mark: Mark) -> Option<Cursor> {
+    /// What a mark stands for; earlier ones are forgotten.
+    pub(crate) fn reached(&mut self, mark: Mark) -> Option<Reached> {
         while self.marks.get(1).is_some_and(|(later, _)| *later <= mark) {
             self.marks.pop_front();
         }
-        self.marks.front().filter(|(at, _)| *at <= mark).map(|(_, cursor)| cursor.clone())
+        self.marks.front().filter(|(at, _)| *at <= mark).map(|(_, reached)| reached.clone())
     }
 }
 
@@ -166,12 +174,13 @@ mod tests {
     fn acknowledging_reaches_the_cursor_of_that_moment_and_none_later() {
         let at = |text| Cursor { base: snapshot(text), tick: None };
         let mut marks = Marks::default();
-        let first = marks.set(at("5:5:"));
-        let second = marks.set(at("6:6:"));
-        marks.set(at("7:7:"));
+        let first = marks.set(at("5:5:"), None);
+        let second = marks.set(at("6:6:"), Some(700));
+        marks.set(at("7:7:"), None);
         assert_eq!(marks.reached(0), None);
-        assert_eq!(marks.reached(first), Some(at("5:5:")));
-        assert_eq!(marks.reached(second), Some(at("6:6:")));
-        assert_eq!(marks.reached(second), Some(at("6:6:")));
+        assert_eq!(marks.reached(first), Some(Reached { cursor: at("5:5:"), lsn: None }));
+        let sixth = Some(Reached { cursor: at("6:6:"), lsn: Some(700) });
+        assert_eq!(marks.reached(second), sixth);
+        assert_eq!(marks.reached(second), sixth);
     }
 }

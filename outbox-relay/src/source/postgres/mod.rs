@@ -1,4 +1,7 @@
-//! An outbox in Postgres, read by the difference of two snapshots.
+//! An outbox in Postgres, read by the difference of two snapshots, or from the write-ahead log.
+//!
+//! Where the server allows it (`wal_level = logical`, a role with `REPLICATION`), new events are
+//! [streamed](stream) once polling has caught up; otherwise they are polled. Both move the same cursor.
 //!
 //! # What is durable where
 //!
@@ -24,7 +27,9 @@ mod lease;
 mod operate;
 mod poll;
 mod settle;
+mod stream;
 mod table;
+mod target;
 
 pub use table::Table;
 
@@ -36,10 +41,12 @@ use crate::history::Written;
 use crate::lease::LeaseRow;
 use crate::route::Routes;
 use async_trait::async_trait;
+use pgwire_replication::ReplicationConfig;
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use std::str::FromStr;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use table::Statements;
 use tokio::sync::OnceCell;
@@ -54,6 +61,10 @@ pub struct PostgresSource {
     keep: Duration,
     poll: tokio::sync::Mutex<poll::Poll>,
     marks: Mutex<cursor::Marks>,
+    /// Where to stream from; `None` polls.
+    stream_to: Option<ReplicationConfig>,
+    streams: AtomicBool,
+    acknowledged_lsn: AtomicU64,
     horizon: Mutex<horizon::Horizon>,
 }
 
@@ -85,7 +96,18 @@ impl PostgresSource {
             .connect_with(options)
             .await
             .map_err(|error| Error::Config(format!("the database {shown} cannot be reached: {error}")))?;
-        Ok(Self::with_pool(pool))
+        Ok(Self { stream_to: target::parse(url), ..Self::with_pool(pool) })
+    }
+
+    /// Never streams. Behind a pooler such as PgBouncer a replication connection cannot be made.
+    pub fn poll_only(mut self) -> Self {
+        self.stream_to = None;
+        self
+    }
+
+    /// Whether events are read from the write-ahead log just now, rather than from the table.
+    pub fn is_streaming(&self) -> bool {
+        self.streams.load(Ordering::Relaxed)
     }
 
     /// Uses a pool of the caller's. Give it sessions of their own rather than those of a busy service.
@@ -98,6 +120,9 @@ impl PostgresSource {
             keep: Duration::ZERO,
             poll: tokio::sync::Mutex::default(),
             marks: Mutex::default(),
+            stream_to: None,
+            streams: AtomicBool::new(false),
+            acknowledged_lsn: AtomicU64::new(0),
             horizon: Mutex::default(),
         }
     }
@@ -197,11 +222,13 @@ impl Source for PostgresSource {
     }
 
     async fn read(&self, limit: usize) -> Result<Page> {
-        poll::read(self, limit).await
+        stream::read(self, limit).await
     }
 
     async fn wait(&self, idle: u32) {
-        tokio::time::sleep(pause(idle, self.poll_every)).await;
+        if !self.is_streaming() {
+            tokio::time::sleep(pause(idle, self.poll_every)).await;
+        }
     }
 
     async fn acknowledge(&self, epoch: i64, ack: &Ack) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use super::PostgresSource;
 use super::cursor::Snapshot;
+use super::stream::{MESSAGE_PREFIX, READ_TABLE};
 use crate::error::Result;
 use crate::event::{Key, Park};
 use crate::history::Written;
@@ -95,6 +96,14 @@ pub(super) async fn written(source: &PostgresSource, routes: &Routes) -> Result<
 /// Rows stamped with a new transaction are in no snapshot that the cursor knows: a later tick has them.
 pub(super) async fn replay(source: &PostgresSource, first: i64, last: i64) -> Result<u64> {
     let sql = source.statements().await?.replay.clone();
-    let stamped = sqlx::query(AssertSqlSafe(sql)).bind(first).bind(last).execute(&source.pool).await?;
+    let mut tx = source.pool.begin().await?;
+    let stamped = sqlx::query(AssertSqlSafe(sql)).bind(first).bind(last).execute(&mut *tx).await?;
+    // A stream does not carry updates: a relay that streams is sent back to its table.
+    sqlx::query("SELECT pg_logical_emit_message(true, $1, $2)::text")
+        .bind(MESSAGE_PREFIX)
+        .bind(READ_TABLE)
+        .execute(&mut *tx)
+        .await?;
+    tx.commit().await?;
     Ok(stamped.rows_affected())
 }

@@ -2,22 +2,37 @@
 
 use super::PostgresSource;
 use super::cursor::{Cursor, Marks, Snapshot};
+use super::stream::Stream;
 use crate::error::{Error, Result};
 use crate::event::{Event, Page};
 use crate::source::{PageSize, Resumed, stored_headers, stored_tail};
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row};
+use std::collections::HashSet;
+use std::sync::atomic::Ordering;
+use uuid::Uuid;
 
 /// Where reading stands, ahead of what is acknowledged.
 #[derive(Debug)]
 pub(super) struct Poll {
-    cursor: Cursor,
+    pub(super) cursor: Cursor,
     size: PageSize,
+    pub(super) stream: Stream,
+    /// Events that were streamed, but lie beyond the cursor: polling meets them again.
+    pub(super) skip: HashSet<Uuid>,
 }
+
+/// A page of fewer events says that polling has caught up.
+pub(super) const SMALL: usize = 64;
 
 impl Default for Poll {
     fn default() -> Self {
-        Self { cursor: Cursor::start(), size: PageSize::default() }
+        Self {
+            cursor: Cursor::start(),
+            size: PageSize::default(),
+            stream: Stream::off(),
+            skip: HashSet::new(),
+        }
     }
 }
 
@@ -56,7 +71,9 @@ pub(super) async fn resume(source: &PostgresSource, epoch: i64) -> Result<Resume
         .await?;
     }
     tx.commit().await?;
-    *poll = Poll { cursor, size: PageSize::default() };
+    *poll = Poll { cursor, ..Poll::default() };
+    source.streams.store(false, Ordering::Relaxed);
+    source.acknowledged_lsn.store(0, Ordering::Relaxed);
     *source.marks.lock().expect("never poisoned") = Marks::default();
     let parked = super::settle::parked_keys(source).await?;
     Ok(Resumed { tail, parked })
@@ -71,13 +88,12 @@ fn stored_cursor(row: &PgRow) -> Result<Cursor> {
 }
 
 /// The next page: of the open tick, or the whole of a new one if it is small.
-pub(super) async fn read(source: &PostgresSource, limit: usize) -> Result<Page> {
+pub(super) async fn read_locked(source: &PostgresSource, poll: &mut Poll, limit: usize) -> Result<Page> {
     let statements = source.statements().await?;
-    let mut poll = source.poll.lock().await;
     let limit = poll.size.rows(limit);
     loop {
         let base = poll.cursor.base.clone();
-        let events = if let Some((end, after)) = poll.cursor.tick.clone() {
+        let mut events = if let Some((end, after)) = poll.cursor.tick.clone() {
             let events = read_page(source, &statements.page, &base, &end, after, limit).await?;
             match events.last() {
                 Some(last) if events.len() == limit => poll.cursor.end_page(last.seq),
@@ -98,7 +114,10 @@ pub(super) async fn read(source: &PostgresSource, limit: usize) -> Result<Page> 
         };
         if !events.is_empty() {
             poll.size.learn(&events);
-            let mark = source.marks.lock().expect("never poisoned").set(poll.cursor.clone());
+            if !poll.skip.is_empty() {
+                events.retain(|event| !poll.skip.remove(&event.id));
+            }
+            let mark = source.marks.lock().expect("never poisoned").set(poll.cursor.clone(), None);
             return Ok(Page { events, mark: Some(mark) });
         }
     }

@@ -1,12 +1,14 @@
 //! Making durable what became of events: acknowledged, set aside, swept.
 
 use super::PostgresSource;
+use super::cursor::Reached;
 use super::poll::event;
 use crate::error::Result;
 use crate::event::Key;
 use crate::source::{Ack, ParkedNow};
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 
 /// Rows removed by one statement.
 const SWEEP_ROWS: i64 = 5_000;
@@ -48,10 +50,10 @@ async fn move_cursor(
     epoch: i64,
     ack: &Ack,
 ) -> Result<()> {
-    let cursor = ack.mark.and_then(|mark| source.marks.lock().expect("never poisoned").reached(mark));
+    let reached = ack.mark.and_then(|mark| source.marks.lock().expect("never poisoned").reached(mark));
     let tail = serde_json::to_string(&ack.tail).expect("a map of numbers is always JSON");
-    let moved = match cursor {
-        Some(cursor) => sqlx::query(
+    let moved = match &reached {
+        Some(Reached { cursor, .. }) => sqlx::query(
             "UPDATE outbox.relay SET tail = $3::jsonb, acknowledged_at = clock_timestamp(), \
                  base = $4::pg_snapshot, tick = $5::pg_snapshot, tick_seq = $6 \
              WHERE outbox = $1 AND epoch = $2",
@@ -61,14 +63,21 @@ async fn move_cursor(
         .bind(tail)
         .bind(cursor.base.to_string())
         .bind(cursor.tick.as_ref().map(|(tick, _)| tick.to_string()))
-        .bind(cursor.tick.map_or(0, |(_, seq)| seq)),
+        .bind(cursor.tick.as_ref().map_or(0, |(_, seq)| *seq)),
         None => sqlx::query("UPDATE outbox.relay SET tail = $3::jsonb WHERE outbox = $1 AND epoch = $2")
             .bind(&source.table.name)
             .bind(epoch)
             .bind(tail),
     };
     let moved = moved.execute(connection).await?;
-    if moved.rows_affected() == 1 { Ok(()) } else { Err(source.fenced(epoch)) }
+    if moved.rows_affected() == 0 {
+        return Err(source.fenced(epoch));
+    }
+    if let Some(lsn) = reached.and_then(|reached| reached.lsn) {
+        // Before the transaction commits; if it does not, the table still has what the log loses.
+        source.acknowledged_lsn.fetch_max(lsn, Ordering::Relaxed);
+    }
+    Ok(())
 }
 
 /// Removes done rows, unless that would only leave dead ones behind. See [`super::horizon`].

@@ -80,7 +80,7 @@ impl Table {
         Ok(())
     }
 
-    fn here<'a>(&'a self, standard: &'a str) -> &'a str {
+    pub(super) fn here<'a>(&'a self, standard: &'a str) -> &'a str {
         self.columns.get(standard).map_or(standard, String::as_str)
     }
 }

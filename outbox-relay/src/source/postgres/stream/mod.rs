@@ -1,0 +1,191 @@
+//! Reading events from the write-ahead log, as soon as they are committed.
+//!
+//! # The slot is only a shortcut
+//!
+//! The replication slot is *temporary*: it belongs to one connection and ends with it, so a relay that is
+//! away keeps no log from being removed, and no slot can be forgotten, invalidated or out of step with
+//! the cursor. Nothing is lost with it, because the cursor over the table is the truth, in both modes.
+//!
+//! # From polling to streaming
+//!
+//! 1. Polling has caught up. A connection makes a temporary slot; that waits for the transactions that
+//!    are open, so polling goes on meanwhile.
+//! 2. The slot exists and sends. The next tick that polling reads to its end was read by a snapshot
+//!    taken *after* the slot began: what commits outside this snapshot is in the stream.
+//! 3. So from then on the stream is read, and what the snapshot saw is skipped in it: each row says
+//!    which transaction wrote it.
+//!
+//! # From streaming to polling
+//!
+//! While it streams, the relay writes its current snapshot into the log, as a message. All that the
+//! snapshot sees was committed before the message, and has been read from the stream when the
+//! message arrives: so the message is a [mark](crate::Mark), and acknowledging it moves the cursor to its
+//! snapshot. If the stream breaks, polling goes on from the last mark's snapshot, and skips by id what
+//! was streamed since.
+//!
+//! A backlog never goes through here: catching up is the table's business, which is faster at it.
+
+mod decode;
+mod session;
+
+use super::PostgresSource;
+use super::cursor::{Cursor, Snapshot};
+use super::poll::Poll;
+use crate::error::{Error, Result};
+use crate::event::{Event, Page};
+use decode::Row;
+use session::{Heard, Session};
+pub(super) use session::{PREFIX as MESSAGE_PREFIX, READ_TABLE};
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+/// How long a page waits for its first event; also how long a relay that is told to stop waits for one.
+const PATIENCE: Duration = Duration::from_millis(50);
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_secs(60);
+
+/// Where reading by stream stands.
+#[derive(Debug)]
+pub(super) enum Stream {
+    /// Polling; when to try to stream again, and how long to wait after that.
+    Off { again: Instant, pause: Duration },
+    /// Polling, while a slot is made.
+    Opening { session: JoinHandle<Result<Session>>, pause: Duration },
+    /// Polling, to the end of the tick under way or the next one.
+    Joining(Box<Session>),
+    /// Streaming.
+    On(Box<Streaming>),
+}
+
+#[derive(Debug)]
+pub(super) struct Streaming {
+    session: Session,
+    /// What polling had read when it ended.
+    polled: Snapshot,
+    /// Events streamed that the last mark's snapshot does not see, with their transactions.
+    beyond_mark: HashMap<Uuid, u64>,
+}
+
+impl Stream {
+    pub(super) fn off() -> Self {
+        Self::Off { again: Instant::now(), pause: FIRST_RETRY }
+    }
+}
+
+/// The next page, in whichever way events are read now.
+pub(super) async fn read(source: &PostgresSource, limit: usize) -> Result<Page> {
+    let mut poll = source.poll.lock().await;
+    if let Stream::On(_) = poll.stream {
+        let Stream::On(streaming) = &mut poll.stream else { unreachable!("it is on") };
+        match streaming.read(source, limit).await {
+            Ok((page, mark)) => {
+                if let Some(cursor) = mark {
+                    poll.cursor = cursor;
+                }
+                return Ok(page);
+            }
+            Err(error) => fall_back(source, &mut poll, &error),
+        }
+    }
+    opened(&mut poll).await;
+    // Only a tick that begins now is read by a snapshot taken after the slot was made.
+    let joining = matches!(poll.stream, Stream::Joining(_)) && poll.cursor.tick.is_none();
+    let page = super::poll::read_locked(source, &mut poll, limit).await?;
+    let tick_ended = poll.cursor.tick.is_none();
+    let caught_up = tick_ended && page.events.len() < limit.min(super::poll::SMALL);
+    if joining && tick_ended {
+        join(source, &mut poll);
+    } else if caught_up {
+        open(source, &mut poll);
+    }
+    Ok(page)
+}
+
+/// Begins to make a slot, if it is time.
+fn open(source: &PostgresSource, poll: &mut Poll) {
+    if let (Stream::Off { again, pause }, Some(target)) = (&poll.stream, &source.stream_to)
+        && *again <= Instant::now()
+    {
+        let opening = Session::open(source.pool.clone(), target.clone(), source.table.clone());
+        poll.stream = Stream::Opening { session: tokio::spawn(opening), pause: *pause };
+    }
+}
+
+/// Takes the session, if it has been opened.
+async fn opened(poll: &mut Poll) {
+    let Stream::Opening { session, pause } = &mut poll.stream else { return };
+    if !session.is_finished() {
+        return;
+    }
+    let pause = *pause;
+    poll.stream = match session.await {
+        Ok(Ok(session)) => Stream::Joining(Box::new(session)),
+        Ok(Err(error)) => {
+            tracing::info!(%error, "polls, and tries to stream again in {pause:?}");
+            Stream::Off { again: Instant::now() + pause, pause: (pause * 2).min(LAST_RETRY) }
+        }
+        Err(_) => Stream::off(),
+    };
+}
+
+/// Polling has read all that its snapshot sees: on with the stream.
+fn join(source: &PostgresSource, poll: &mut Poll) {
+    let Stream::Joining(session) = std::mem::replace(&mut poll.stream, Stream::off()) else { return };
+    let streaming =
+        Streaming { session: *session, polled: poll.cursor.base.clone(), beyond_mark: HashMap::new() };
+    tracing::info!(outbox = source.table.name, "streams");
+    poll.stream = Stream::On(Box::new(streaming));
+    source.streams.store(true, Ordering::Relaxed);
+}
+
+/// Goes on polling from the last mark; what was streamed since is skipped there.
+fn fall_back(source: &PostgresSource, poll: &mut Poll, error: &Error) {
+    tracing::info!(outbox = source.table.name, %error, "polls");
+    source.streams.store(false, Ordering::Relaxed);
+    let off = Stream::Off { again: Instant::now() + FIRST_RETRY, pause: FIRST_RETRY * 2 };
+    if let Stream::On(streaming) = std::mem::replace(&mut poll.stream, off) {
+        poll.skip.extend(streaming.beyond_mark.into_keys());
+    }
+}
+
+impl Streaming {
+    /// The events that are there, at most `limit`, up to the first mark.
+    async fn read(&mut self, source: &PostgresSource, limit: usize) -> Result<(Page, Option<Cursor>)> {
+        self.session.acknowledge(source.acknowledged_lsn.load(Ordering::Relaxed));
+        let mut page = Page::default();
+        let mut heard = match tokio::time::timeout(PATIENCE, self.session.next()).await {
+            Ok(heard) => Some(heard?),
+            Err(_) => return Ok((page, None)),
+        };
+        while let Some(next) = heard {
+            match next {
+                Heard::Row(row) => page.events.extend(self.take(*row)),
+                Heard::Mark { snapshot, lsn } => {
+                    self.beyond_mark.retain(|_, xid| !snapshot.sees(*xid));
+                    let cursor = Cursor { base: snapshot, tick: None };
+                    let mut marks = source.marks.lock().expect("never poisoned");
+                    page.mark = Some(marks.set(cursor.clone(), Some(lsn)));
+                    return Ok((page, Some(cursor)));
+                }
+                Heard::Nothing => {}
+            }
+            if page.events.len() >= limit {
+                break;
+            }
+            heard = self.session.next_at_once().transpose()?;
+        }
+        Ok((page, None))
+    }
+
+    fn take(&mut self, row: Row) -> Option<Event> {
+        if self.polled.sees(row.xid) {
+            return None;
+        }
+        self.beyond_mark.insert(row.event.id, row.xid);
+        self.session.has_events();
+        Some(row.event)
+    }
+}
