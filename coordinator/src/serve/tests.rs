@@ -320,3 +320,37 @@ async fn metrics_and_health_say_how_it_is() {
     assert_eq!(server.send(get("/livez", None)).await.status(), StatusCode::OK);
     assert_eq!(server.send(get("/readyz", None)).await.status(), StatusCode::OK);
 }
+
+/// Every metric that a file of `deploy/` names.
+fn metrics_in(file: &str) -> impl Iterator<Item = &str> {
+    let words = file.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    words.filter(|word| word.starts_with("saga_") || word.starts_with("outbox_"))
+}
+
+#[tokio::test]
+async fn alerts_and_dashboard_name_metrics_that_exist() {
+    let server = Server::named().await;
+    let (_, ours) = server.json(get("/metrics", Some(EVE))).await;
+    let ours = ours.as_str().unwrap().to_owned();
+    let relays = include_str!("../../../outbox-relay/src/cli/metrics.rs");
+    let exists = |metric: &str| {
+        ours.contains(&format!("# TYPE {metric} ")) || relays.contains(&format!("\"{metric}\""))
+    };
+    let rules = include_str!("../../../deploy/prometheus/rules.yml");
+    let dashboard = include_str!("../../../deploy/grafana/sagas.json");
+    let named: Vec<_> =
+        metrics_in(rules).chain(metrics_in(dashboard)).filter(|word| *word != "saga_").collect();
+    assert!(named.len() > 30, "they are found");
+    for metric in named.into_iter().filter(|word| *word != "outbox_") {
+        assert!(exists(metric), "{metric}");
+    }
+    assert!(!exists("saga_runs_total"), "the check can fail");
+    let runbook = include_str!("../../../deploy/runbook.md");
+    for link in rules.split("deploy/runbook.md#").skip(1) {
+        let chapter = link.split('"').next().unwrap().replace('-', " ");
+        let found = runbook
+            .lines()
+            .any(|line| line.strip_prefix("## ").is_some_and(|title| title.to_lowercase() == chapter));
+        assert!(found, "{chapter}");
+    }
+}
