@@ -32,28 +32,29 @@ where
 }
 
 /// Measures two operations in alternating rounds, and prints both with their ratio.
-pub(crate) async fn compare<A, B, P, Q>(what: &str, tasks: usize, limit: (&str, A), ours: (&str, B)) -> f64
+pub(crate) async fn compare<A, B, P, Q>(what: &str, tasks: usize, limit: (&str, A), ours: (&str, B))
 where
     A: Fn() -> P + Clone + Send + 'static,
     P: Future<Output = ()> + Send,
     B: Fn() -> Q + Clone + Send + 'static,
     Q: Future<Output = ()> + Send,
 {
-    const ROUNDS: u32 = 4;
-    let time = Duration::from_millis(700);
+    const ROUNDS: usize = 11;
+    let time = Duration::from_millis(250);
     // One round to warm caches and pools is not counted.
-    rate(tasks, time / 2, limit.1.clone()).await;
-    rate(tasks, time / 2, ours.1.clone()).await;
-    let (mut a, mut b) = (0.0, 0.0);
+    rate(tasks, time, limit.1.clone()).await;
+    rate(tasks, time, ours.1.clone()).await;
+    let mut rounds = Vec::with_capacity(ROUNDS);
     for _ in 0..ROUNDS {
-        a += rate(tasks, time, limit.1.clone()).await / f64::from(ROUNDS);
-        b += rate(tasks, time, ours.1.clone()).await / f64::from(ROUNDS);
+        let a = rate(tasks, time, limit.1.clone()).await;
+        let b = rate(tasks, time, ours.1.clone()).await;
+        rounds.push((b / a, a, b));
     }
+    // The median round: a disturbance from outside spoils its own round only.
+    rounds.sort_by(|one, other| one.0.total_cmp(&other.0));
+    let (ratio, a, b) = rounds[ROUNDS / 2];
     println!(
         "{what:<44} {tasks:>3} tasks | {:<28} {a:>9.0}/s | {:<28} {b:>9.0}/s | ratio {:.2}",
-        limit.0,
-        ours.0,
-        b / a
+        limit.0, ours.0, ratio
     );
-    b / a
 }

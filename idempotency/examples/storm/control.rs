@@ -13,7 +13,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use super::{DUPLICATES_PER_KEY, Outcome, WORKERS};
 
 /// Keys that are in the storm at the same time.
-const BATCH: u64 = 32;
+const BATCH: u64 = 16;
 
 struct Worker {
     child: Child,

@@ -24,7 +24,7 @@ use crate::fused::{CompleteError, Fused, FusedStore, Slot};
 use crate::headers::Status;
 use crate::metrics::{self, Outcome};
 use crate::row::Stamp;
-use crate::{Claim, ClaimRequest, Content, Secret, StoreError, Ticket, Verdict};
+use crate::{Claim, ClaimRequest, Content, Secret, StoreError, StoreErrorKind, Ticket, Verdict};
 
 impl<F: FusedStore> IdempotencyLayer<Fused<F>> {
     /// The [fused](crate::fused) guarantee, on a store that shares the handler's database.
@@ -104,7 +104,19 @@ struct Run<'a, F> {
 }
 
 impl<F: FusedStore> Run<'_, F> {
+    /// Claims in a new transaction. A broken connection is met here first, while nothing is begun: another one
+    /// is tried.
     async fn claim(&self, until: Instant) -> Result<Begun<F::Db>, StoreError> {
+        match self.try_claim(until).await {
+            Err(error) if error.kind() == StoreErrorKind::Unavailable => {
+                tracing::debug!(key = ?self.job.id, %error, "a claim is tried again");
+                self.try_claim(until).await
+            }
+            result => result,
+        }
+    }
+
+    async fn try_claim(&self, until: Instant) -> Result<Begun<F::Db>, StoreError> {
         let request = self.job.claim(self.settings);
         let mut transaction = self.store.begin().await?;
         let wait = until.saturating_duration_since(Instant::now());

@@ -29,6 +29,11 @@ impl MemoryStore {
         Self { rows: Arc::default(), clock: Arc::new(clock) }
     }
 
+    /// The ids of all rows, in no order.
+    pub fn ids(&self) -> Vec<KeyId> {
+        self.lock().keys().copied().collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<KeyId, Dated>> {
         // A panic cannot leave the map half-written: rows are replaced whole.
         self.rows.lock().unwrap_or_else(std::sync::PoisonError::into_inner)

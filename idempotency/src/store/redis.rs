@@ -6,6 +6,12 @@
 //! reads Redis' own clock, compares the header, and writes or answers what is there. Nothing is ever read
 //! and then deleted in two commands.
 //!
+//! A first claim on a single server, by far the most frequent write, does without the script, which would cost
+//! Redis twice the time: `SET … NX GET` writes or reads, and `TIME` travels with it. Its lease is counted from
+//! this process' estimate of Redis' clock: the time that Redis last told, plus what has passed here since. The
+//! estimate is never ahead of Redis, so the lease is at most shorter, as if the process had paused a moment
+//! after it claimed.
+//!
 //! A running row has no TTL: it is never removed by time. A kept outcome has one; Redis removes it.
 //!
 //! # What Redis can lose
@@ -23,14 +29,17 @@ use redis::{Script, Value};
 
 use super::{Change, Counts, Expected, Store, StoreError, StoreErrorKind, Swap};
 use crate::KeyId;
+use crate::claim::Put;
 use crate::row::Dated;
 use crate::secret::hex;
 use crate::time::{Time, micros};
 
+mod clock;
 mod link;
 mod scan;
 mod value;
 
+use clock::Clock;
 use link::Link;
 
 /// A store in Redis. See [the module](self) for what it can lose.
@@ -39,6 +48,7 @@ pub struct RedisStore {
     link: Link,
     prefix: String,
     swap: std::sync::Arc<Script>,
+    clock: std::sync::Arc<Clock>,
 }
 
 impl RedisStore {
@@ -50,6 +60,7 @@ impl RedisStore {
             link: Link::connect(url).await?,
             prefix: "idempotency:".to_owned(),
             swap: std::sync::Arc::new(Script::new(include_str!("redis/swap.lua"))),
+            clock: std::sync::Arc::new(Clock::new()),
         };
         store.check().await?;
         Ok(store)
@@ -66,6 +77,13 @@ impl RedisStore {
         key.push_str(&self.prefix);
         key.push_str(&hex(&id.0));
         key
+    }
+
+    /// The value of a first claim, if Redis' clock is known.
+    fn first(&self, put: &Put) -> Option<Vec<u8>> {
+        let lease = put.lease.filter(|_| put.fresh && put.keep.is_none())?;
+        let now = self.clock.now()?;
+        Some(value::whole(&put.row, now.after(lease), now))
     }
 
     async fn check(&self) -> Result<(), StoreError> {
@@ -108,6 +126,19 @@ impl std::fmt::Debug for RedisStore {
 #[async_trait]
 impl Store for RedisStore {
     async fn swap(&self, id: &KeyId, expected: &Expected, change: &Change) -> Result<Swap, StoreError> {
+        if let (Link::One(link), Expected::Absent, Change::Put(put)) = (&self.link, expected, change)
+            && let Some(value) = self.first(put)
+        {
+            let mut trip = redis::pipe();
+            trip.cmd("SET").arg(self.key(id)).arg(value).arg("NX").arg("GET").cmd("TIME");
+            let answer: (Option<Vec<u8>>, (i64, i64)) =
+                trip.query_async(&mut link.clone()).await.map_err(unavailable)?;
+            let (stored, (seconds, rest)) = answer;
+            let now = Time(seconds * 1_000_000 + rest);
+            self.clock.told(now);
+            let Some(stored) = stored else { return Ok(Swap::Done) };
+            return Ok(Swap::Other { dated: Some(value::decode(&Bytes::from(stored))?), now });
+        }
         let mut call = self.swap.key(self.key(id));
         let (mode, header) = value::expected(expected);
         call.arg(mode).arg(header);
@@ -124,6 +155,7 @@ impl Store for RedisStore {
             Link::Cluster(link) => call.invoke_async(&mut link.clone()).await,
         }
         .map_err(unavailable)?;
+        self.clock.told(Time(now));
         if done == 1 {
             return Ok(Swap::Done);
         }

@@ -154,3 +154,89 @@ async fn migrating_from_many_processes_at_once_is_safe() {
         task.await.unwrap().unwrap();
     }
 }
+
+/// A proxy that breaks the connection at a `COMMIT`: before the server has seen it, or after it has answered.
+async fn proxy(
+    server: &Postgres,
+    before: bool,
+    armed: std::sync::Arc<std::sync::atomic::AtomicBool>,
+) -> String {
+    use std::sync::atomic::Ordering;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+    let (_, rest) = server.url().rsplit_once("127.0.0.1:").unwrap();
+    let (port, database) = rest.split_once('/').unwrap();
+    let upstream: u16 = port.parse().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let armed = armed.clone();
+            tokio::spawn(async move {
+                let mut client = client;
+                let mut server = TcpStream::connect(("127.0.0.1", upstream)).await.unwrap();
+                let (mut from_client, mut from_server) = (vec![0; 65_536], vec![0; 65_536]);
+                loop {
+                    tokio::select! {
+                        read = client.read(&mut from_client) => {
+                            let Ok(n @ 1..) = read else { return };
+                            let commit = from_client[..n].windows(7).any(|window| window == b"COMMIT\0");
+                            let strike = commit && armed.swap(false, Ordering::SeqCst);
+                            if strike && before {
+                                return;
+                            }
+                            server.write_all(&from_client[..n]).await.unwrap();
+                            if strike {
+                                // The server has committed, and its answer ends here.
+                                let _ = server.read(&mut from_server).await;
+                                return;
+                            }
+                        }
+                        read = server.read(&mut from_server) => {
+                            let Ok(n @ 1..) = read else { return };
+                            if client.write_all(&from_server[..n]).await.is_err() {
+                                return;
+                            }
+                        }
+                    }
+                }
+            });
+        }
+    });
+    format!("postgres://postgres@127.0.0.1:{port}/{database}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_whose_answer_is_lost_is_looked_up() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    for before in [false, true] {
+        let server = Postgres::start();
+        let armed = Arc::new(AtomicBool::new(false));
+        let store = PostgresStore::connect(&proxy(&server, before, armed.clone()).await).await.unwrap();
+        sqlx::query("CREATE TABLE charges (note text)").execute(store.pool()).await.unwrap();
+        let handler = |mut tx: PgTx| async move {
+            sqlx::query("INSERT INTO charges VALUES ('5')").execute(&mut *tx).await.unwrap();
+            (StatusCode::CREATED, "charged")
+        };
+        let layer = IdempotencyLayer::fused(store.clone(), Secret::new([4; 32])).global_keys();
+        let app = Router::new().route("/charges", post(handler)).layer(layer);
+        armed.store(true, Ordering::SeqCst);
+        let first = send(&app, charge("k", ""), "").await;
+        assert!(!armed.load(Ordering::SeqCst), "the proxy has struck");
+        let rows = || async {
+            sqlx::query_scalar::<_, i64>("SELECT count(*) FROM charges")
+                .fetch_one(store.pool())
+                .await
+                .unwrap()
+        };
+        if before {
+            assert_eq!((first.status, first.word.as_str(), rows().await), (500, "not-applied", 0));
+        } else {
+            assert_eq!((first.status, first.body.as_str(), rows().await), (201, "charged", 1));
+        }
+        let again = send(&app, charge("k", ""), "").await;
+        assert_eq!((again.status, again.body.as_str(), rows().await), (201, "charged", 1));
+        assert_eq!(again.replayed, !before);
+    }
+}

@@ -39,6 +39,13 @@ pub(super) fn expected(expected: &Expected) -> (&'static str, String) {
     }
 }
 
+/// A whole value, its header included.
+pub(super) fn whole(row: &Row, lease_until: Time, created_at: Time) -> Vec<u8> {
+    let mut value = format!("{}{:020}{:020}", mark(row), lease_until.0, created_at.0).into_bytes();
+    value.extend_from_slice(&encode(row));
+    value
+}
+
 /// The row, without its header.
 pub(super) fn encode(row: &Row) -> Vec<u8> {
     let mut out = Vec::with_capacity(128);
@@ -163,8 +170,7 @@ mod tests {
             undo_answer: None,
             point: Some(Point { operation: "o".into(), phase: "p".into(), memo: Bytes::from_static(b"m") }),
         };
-        let mut value = format!("{}{:020}{:020}", mark(&row), 5, 3).into_bytes();
-        value.extend_from_slice(&encode(&row));
+        let value = whole(&row, Time(5), Time(3));
         let dated = decode(&Bytes::from(value.clone())).unwrap();
         assert_eq!((dated.row, dated.lease_until, dated.created_at), (row, Some(Time(5)), Time(3)));
         for cut in 0..value.len() {
