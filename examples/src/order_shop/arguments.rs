@@ -72,23 +72,32 @@ pub struct Arguments {
 
 const FILE: &str = "\
 THE FILE
-  Comma-separated values with a header, UTF-8. Four columns, in any order, beside others that are ignored:
+  Comma-separated values with a header, UTF-8. Four columns, in any order,
+  beside others that are ignored:
 
-    order id   unique, 1 to 100 characters      header: order, order_id or InvoiceNo
-    date       2011-12-09                       header: date, order_date or InvoiceDate
-    customer   1 to 100 characters              header: customer, customer_id or CustomerID
-    amount     12.34: digits and one point      header: amount, total or TotalPrice
+    order id   unique, 1 to 100 characters    named order, order_id, InvoiceNo
+    date       2011-12-09                     named date, order_date, InvoiceDate
+    customer   1 to 100 characters            named customer, customer_id, CustomerID
+    amount     12.34: digits and one point    named amount, total, TotalPrice
 
-  Amounts are read as exact decimals and kept in whole cents. The noise that sums of binary numbers leave behind
-  (22.200000000000003) is no fraction of a cent: at most a millionth of one. An amount that is up to a tenth of
-  a cent off is rounded, and the result names the order. Everything else is refused: a sign, an exponent, a
-  thousands separator, 1.005. The whole file is checked before anything is started.
+  Amounts are read as exact decimals and kept in whole cents. The noise that
+  sums of binary numbers leave behind (22.200000000000003) is no fraction of a
+  cent: at most a millionth of one. An amount that is up to a tenth of a cent
+  off is rounded, and the result names the order. Everything else is refused:
+  a sign, an exponent, a thousands separator, 1.005. The whole file is checked
+  before anything is started.
 
 EXIT STATUS
-  0    every order is completed or compensated, and engine, ledgers, topic and books agree
+  0    every order is completed or compensated, and engine, ledgers, topic and
+       books agree
   1    they do not; the differing orders are named, and the directory is kept
-  2    the shop could not be opened: bad input, or a server that does not answer. Nothing was started
-  130  it was stopped by Ctrl-C, which lets the orders in flight come to their end. A second Ctrl-C does not";
+  2    the shop could not be opened: bad input, or a server that does not
+       answer. Nothing was started
+  130  it was stopped by Ctrl-C, which lets the orders in flight come to their
+       end. A second Ctrl-C ends it at once
+
+ENVIRONMENT
+  RUST_LOG chooses what is logged to the files in the directory.";
 
 impl Arguments {
     /// What goes wrong on purpose.

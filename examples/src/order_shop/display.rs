@@ -58,7 +58,7 @@ impl Display {
             bar.with_style(style.expect("the template is sound"))
         });
         let now = Instant::now();
-        Self { bar, began: now, shown: now, speed: Speed { at: now, done: 0, per_second: 0.0 } }
+        Self { bar, began: now, shown: now, speed: Speed { at: now, done: 0, per_second: None } }
     }
 
     /// Tells something, above the bar.
@@ -77,10 +77,10 @@ impl Display {
             return;
         }
         self.shown = now;
-        self.speed.measure(now, progress.done());
+        let speed = self.speed.measure(now, progress.done());
         let state = format!(
-            "done, {} in flight, {} compensated, {} kills, {:.0} per second",
-            progress.in_flight, progress.compensated, progress.kills, self.speed.per_second
+            "done, {} in flight, {} compensated, {} kills, {speed:.0} per second",
+            progress.in_flight, progress.compensated, progress.kills
         );
         match &self.bar {
             Some(bar) => {
@@ -107,15 +107,17 @@ impl Display {
 struct Speed {
     at: Instant,
     done: usize,
-    per_second: f64,
+    per_second: Option<f64>,
 }
 
 impl Speed {
-    fn measure(&mut self, now: Instant, done: usize) {
+    fn measure(&mut self, now: Instant, done: usize) -> f64 {
         let passed = now.duration_since(self.at).as_secs_f64();
-        if passed >= 1.0 || self.per_second == 0.0 {
-            self.per_second = (done - self.done.min(done)) as f64 / passed.max(0.001);
-            (self.at, self.done) = (now, done);
+        let speed = done.saturating_sub(self.done) as f64 / passed.max(0.001);
+        if passed < 1.0 {
+            return self.per_second.unwrap_or(speed);
         }
+        (self.at, self.done, self.per_second) = (now, done, Some(speed));
+        speed
     }
 }

@@ -72,9 +72,9 @@ impl Faults {
     }
 
     /// At how many finished orders, of `orders`, a worker is killed: `kills` places spread at random over
-    /// the run, in order.
+    /// the run, in order, each before the last order.
     pub fn kill_points(&self, kills: usize, orders: usize) -> Vec<usize> {
-        let span = orders.max(1) as u64;
+        let span = orders.saturating_sub(1).max(1) as u64;
         let place = |kill: usize| usize::try_from(self.draw(&["kill", &kill.to_string()]) % span);
         let mut points: Vec<usize> = (0..kills).filter_map(|kill| place(kill).ok()).collect();
         points.sort_unstable();
@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn kills_lie_within_the_run() {
         let points = Faults::default().kill_points(10, 300);
-        assert!(points.len() == 10 && points.is_sorted() && points.iter().all(|point| *point < 300));
+        assert!(points.len() == 10 && points.is_sorted() && points.iter().all(|point| *point < 299));
         assert_eq!(Faults::default().kill_points(2, 0), [0, 0]);
     }
 }

@@ -64,7 +64,9 @@ pub async fn hand_out(
     let mut look = tokio::time::interval(BLOCKED_EVERY);
     let mut blocked = 0;
     loop {
+        // The last order waits for the last kill: none comes when there is nothing to interrupt.
         while progress.in_flight < pace.in_flight
+            && (waiting.len() > 1 || kills.are_done())
             && let Some((order, rest)) = waiting.split_first()
         {
             crew.hand(order).await.map_err(|error| format!("an order could not be handed out: {error}"))?;
@@ -123,6 +125,10 @@ impl Kills {
         let mut points = pace.faults.kill_points(pace.kills, orders);
         points.reverse();
         Self { points, at: None, drawn: pace.faults.seed }
+    }
+
+    fn are_done(&self) -> bool {
+        self.points.is_empty()
     }
 
     /// When the next kill is due, once so many orders have ended.

@@ -88,10 +88,10 @@ async fn witness(State(ledger): State<Ledger>, request: Request, next: Next) -> 
     let response = next.run(Request::from_parts(parts, Body::from(body.clone()))).await;
     if response.headers().contains_key(IDEMPOTENT_REPLAYED) {
         let key = header.and_then(|header| KeyOf::read(&header).ok());
-        if let (Some(KeyOf(key)), Ok(demand)) = (key, serde_json::from_slice::<Demand>(&body)) {
-            if let Err(error) = ledger.note(demand.call(key, effect), Verdict::Duplicate).await {
-                tracing::warn!(%error, "a repetition is missing from the ledger");
-            }
+        if let (Some(KeyOf(key)), Ok(demand)) = (key, serde_json::from_slice::<Demand>(&body))
+            && let Err(error) = ledger.note(demand.call(key, effect), Verdict::Duplicate).await
+        {
+            tracing::warn!(%error, "a repetition is missing from the ledger");
         }
     }
     response

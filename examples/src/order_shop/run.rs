@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use saga_core::store::{Backend, Error, PostgresStore};
 use saga_core::{Name, RunId};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::accounting::Accounting;
@@ -22,6 +23,9 @@ use super::reconcile::Evidence;
 use super::report::{Counted, Report};
 use super::services::{Ledgers, Services};
 use super::worker::Hire;
+
+/// The exit status of a run that was told to stop.
+const STOPPED: u8 = 130;
 
 /// Runs the shop. An error is why it could not be opened; nothing was started then.
 pub(super) async fn run(arguments: &Arguments) -> Result<ExitCode, String> {
@@ -63,7 +67,7 @@ fn leave(home: &Home, report: &Report) -> ExitCode {
     home.forget();
     match report.orders_not_taken {
         0 => ExitCode::SUCCESS,
-        _ => ExitCode::from(130),
+        _ => ExitCode::from(STOPPED),
     }
 }
 
@@ -151,7 +155,7 @@ impl Shop {
             kills: arguments.kill.into(),
             faults: arguments.faults(),
         };
-        let stop = stop_on_ctrl_c();
+        let stop = stop_when_told().map_err(|error| format!("signals cannot be heard: {error}"))?;
         let began = Instant::now();
         let handed = hand_out(&orders.list, &pace, &mut self.crew, &self.engine, display, &stop).await?;
         let took = began.elapsed();
@@ -226,17 +230,23 @@ async fn store(url: &str) -> Result<Backend, String> {
     }
 }
 
-/// Stops the shop at the first Ctrl-C; ends the process at the second. Workers notice that by themselves.
-fn stop_on_ctrl_c() -> CancellationToken {
+/// Stops the shop when it is told to for the first time (Ctrl-C, or SIGTERM); ends the process at the second.
+/// Workers notice that by themselves.
+fn stop_when_told() -> std::io::Result<CancellationToken> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let stop = CancellationToken::new();
     let told = stop.clone();
     tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
+        for time in 1.. {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if time > 1 {
+                std::process::exit(STOPPED.into());
+            }
             told.cancel();
         }
-        if tokio::signal::ctrl_c().await.is_ok() {
-            std::process::exit(130);
-        }
     });
-    stop
+    Ok(stop)
 }
