@@ -159,6 +159,10 @@ impl Stage {
                 undone(attempt, output, outcome, *due)
             }
 
+            // Its worker died and nothing can settle it: he has it run again, knowing that.
+            (Acting { attempt, .. }, Operator(Verb::Retry, at)) => {
+                Resting { attempt, doubt: true, probes: 0, rest: Rest::Due(*at) }
+            }
             (Resting { attempt, doubt, probes, .. }, Operator(Verb::Retry, at)) => {
                 Resting { attempt, doubt, probes, rest: Rest::Due(*at) }
             }
