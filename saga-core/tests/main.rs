@@ -5,6 +5,7 @@ mod children;
 mod deadly;
 mod declared;
 mod explore;
+mod machine;
 mod policies;
 mod shop;
 #[cfg(feature = "sqlite")]

@@ -34,11 +34,13 @@ pub(super) fn judge(evidence: &Evidence, broken: &mut Vec<String>) {
     }
 }
 
+/// Whether somebody cancelled it in time, or its deadline did.
 fn cancelled(evidence: &Evidence) -> bool {
-    let accepted = |record: &Record| {
-        matches!(record, Record::Received { body: MailBody::Cancel { .. }, answer: Answer::Accepted, .. })
-    };
-    evidence.records().any(accepted)
+    evidence.records().any(|record| match record {
+        Record::Received { body: MailBody::Cancel { .. }, answer, .. } => *answer == Answer::Accepted,
+        Record::Expired {} => true,
+        _ => false,
+    })
 }
 
 /// Whether a participant refused an action, or was out of reach for it.
