@@ -71,7 +71,9 @@ async fn fill(postgres: &str, rows: i64) {
         .await
         .expect("fills");
     }
-    sqlx::raw_sql("VACUUM ANALYZE outbox.event; CHECKPOINT").execute(&mut db).await.expect("settles");
+    for settle in ["VACUUM ANALYZE outbox.event", "CHECKPOINT"] {
+        sqlx::raw_sql(settle).execute(&mut db).await.expect("settles");
+    }
 }
 
 fn bare_producer(kafka: &str, topic: &str, records: i64) -> f64 {
@@ -132,7 +134,7 @@ async fn drain(postgres: &str, kafka: &str, routes: &Routes, rows: i64) -> f64 {
 async fn live(postgres: &str, kafka: &str, routes: &Routes) {
     let (rate, seconds) = (setting("BENCH_RATE", 3_000), setting("BENCH_SECONDS", 10));
     let mut db = PgConnection::connect(postgres).await.expect("connects");
-    sqlx::raw_sql("TRUNCATE outbox.event; VACUUM outbox.event").execute(&mut db).await.expect("empties");
+    sqlx::raw_sql("TRUNCATE outbox.event").execute(&mut db).await.expect("empties");
     let source = PostgresSource::connect(postgres).await.expect("connects");
     let watched = Watched::to(kafka);
     let arrived = watched.arrived.clone();

@@ -53,7 +53,8 @@ fn show(differences: &Differences) {
         }
     }
     println!(
-        "lost {}, reordered {}, strayed {}, duplicated {} (allowed after a crash; inboxes skip them)",
+        "lost {}, reordered {} (also if writers of a key did not take turns), strayed {}, duplicated {} (allowed \
+         after a crash; inboxes skip them)",
         differences.lost.len(),
         differences.reordered.len(),
         differences.strayed.len(),
