@@ -68,6 +68,8 @@ pub enum Hit {
     StealBefore,
     /// It is done; another worker takes the lease before the process hears so.
     StealLost,
+    /// The process is told to drain: it ends what is under way, gives the rest up, and leaves.
+    Drain,
     /// Somebody cancels the saga.
     Cancel,
     /// The store is unavailable: nothing is written, and the process is told so.
@@ -82,7 +84,7 @@ pub enum Hit {
 
 impl Hit {
     /// Everything that can hit a process.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::CrashBefore,
         Self::CrashLost,
         Self::CrashAfter,
@@ -91,6 +93,7 @@ impl Hit {
         Self::FreezeLost,
         Self::StealBefore,
         Self::StealLost,
+        Self::Drain,
         Self::Cancel,
         Self::Unavailable,
         Self::Unknown,
@@ -109,6 +112,7 @@ impl Hit {
             Self::FreezeLost => "freeze-lost",
             Self::StealBefore => "steal-before",
             Self::StealLost => "steal-lost",
+            Self::Drain => "drain",
             Self::Cancel => "cancel",
             Self::Unavailable => "unavailable",
             Self::Unknown => "unknown",
@@ -126,7 +130,7 @@ impl Hit {
             Self::CrashTorn => matches!(spot, Spot::Call { .. }),
             Self::FreezeBefore => !matches!(spot, Spot::Claim | Spot::Fence),
             Self::FreezeLost | Self::StealLost | Self::Cancel => *spot != Spot::Fence,
-            Self::StealBefore => matches!(spot, Spot::Start | Spot::Commit | Spot::Call { .. }),
+            Self::StealBefore | Self::Drain => matches!(spot, Spot::Start | Spot::Commit | Spot::Call { .. }),
             Self::Unavailable | Self::LoseAnswer => matches!(spot, Spot::Start | Spot::Commit | Spot::Fence),
             Self::Unknown | Self::Refuse => matches!(spot, Spot::Start | Spot::Commit),
         }

@@ -43,6 +43,8 @@ struct Notes {
 pub(super) enum Event {
     /// A process died.
     Died(usize),
+    /// A process is to drain.
+    Leaves(usize),
     /// A process stands still, or lost its lease without knowing.
     Frozen,
     /// The saga has ended.
@@ -148,6 +150,7 @@ impl Scene {
             }
             Some(Hit::FreezeBefore) => self.freeze(process).await,
             Some(Hit::StealBefore) => self.steal(process).await?,
+            Some(Hit::Drain) => self.tell(Event::Leaves(process.number())),
             Some(Hit::Cancel) => self.cancel().await?,
             Some(Hit::Unavailable) => return Err(Error::Unavailable("by plan".into())),
             Some(Hit::Unknown) => return Err(Error::Unknown("by plan; nothing was written".into())),
