@@ -167,6 +167,12 @@ where
                     self.players[number].1 = None;
                     self.enter().await;
                 }
+                Event::Leaves(number) => {
+                    if let Some(running) = self.players[number].1.take() {
+                        tokio::spawn(running.drain());
+                    }
+                    self.enter().await;
+                }
                 Event::Frozen => self.enter().await,
                 Event::Blocked if retries > 0 => {
                     retries -= 1;
@@ -227,7 +233,7 @@ where
     /// An operator has the blocked place tried again.
     async fn retry(&self) {
         let Some(run) = self.scene.run() else { return };
-        let Backend { store, query } = self.scene.real();
+        let Backend { store, query, .. } = self.scene.real();
         let rows = query.journal(run).await.expect("the store in memory answers");
         let records = rows.iter().flat_map(|row| crate::journal::decode(&row.body).unwrap_or_default());
         let at = records
