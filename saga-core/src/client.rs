@@ -73,6 +73,14 @@ pub enum Error {
         /// The version.
         version: u32,
     },
+    /// The run ended so long ago that its journal, and with it its output, was removed.
+    #[error("run {run} ended {end} long ago; its journal was removed, and its output with it")]
+    Expired {
+        /// The run.
+        run: RunId,
+        /// How it ended.
+        end: EndKind,
+    },
     /// There is no such run.
     #[error("there is no run {0}")]
     NoSuchSaga(RunId),
@@ -222,17 +230,17 @@ impl Client {
         loop {
             tokio::time::sleep(pause).await;
             let summary = self.backend.query.summary(run).await?.ok_or(Error::NoSuchSaga(run))?;
-            if let State::Ended(_) = summary.state {
-                return self.read_end(run).await;
+            if let State::Ended(end) = summary.state {
+                return self.read_end(run, end).await;
             }
             pause = (pause * 2).min(Duration::from_secs(1));
         }
     }
 
-    async fn read_end(&self, run: RunId) -> Result<End, Error> {
+    async fn read_end(&self, run: RunId, end: EndKind) -> Result<End, Error> {
         let unreadable = |why: String| Error::Unreadable { run, why };
         let rows = self.backend.query.journal(run).await?;
-        let last = rows.last().ok_or_else(|| unreadable("it is empty".into()))?;
+        let last = rows.last().ok_or(Error::Expired { run, end })?;
         let records = journal::decode(&last.body).map_err(|e| unreadable(e.to_string()))?;
         match records.into_iter().next_back() {
             Some(Record::Closed { end }) => Ok(end),

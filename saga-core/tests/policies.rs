@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use saga_core::engine::Running;
 use saga_core::store::{MemoryStore, Query, State};
-use saga_core::{Clock, Cx, Definition, Ended, Retry, StepError, Worker, step};
+use saga_core::{Clock, Cx, Definition, Ended, Retry, Settings, StepError, Worker, step};
 
 async fn worker<Out>(definition: &Definition<(), u32, Out>) -> Running {
     let worker = Worker::new(Arc::new(MemoryStore::new()), ()).register(definition).unwrap();
@@ -145,5 +145,38 @@ async fn a_retry_comes_due_while_a_sibling_is_still_under_way() {
     let worker = Worker::new(store, ()).clock(clock).register(&definition).unwrap().start().await.unwrap();
     let end = worker.client().start(&definition, "1", &1).await.unwrap().wait().await.unwrap();
     assert_eq!(end, Ended::Completed(3), "all three calls came before the slow sibling ended");
+    worker.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_journal_is_forgotten_in_time_and_its_start_is_not() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let called = calls.clone();
+    let (mut b, n) = Definition::build::<(), u32>("short", 1);
+    let count = step("count", move |_: Cx<()>, n: u32| {
+        called.fetch_add(1, SeqCst);
+        async move { Ok::<_, StepError>(n) }
+    });
+    let counted = b.add(count.no_compensation("it only counts"), n);
+    let definition = b.finish(counted).unwrap();
+    let clock = Clock::virtual_time();
+    let store = Arc::new(MemoryStore::with_clock(clock.clone()));
+    let day = Duration::from_secs(24 * 3600);
+    let settings = Settings { retention: Some(day), ..Settings::default() };
+    let worker = Worker::new(store.clone(), ()).clock(clock).settings(settings);
+    let worker = worker.register(&definition).unwrap().start().await.unwrap();
+    let client = worker.client();
+    let saga = client.start(&definition, "1", &1).await.unwrap();
+    assert_eq!(saga.wait().await.unwrap(), Ended::Completed(1));
+    tokio::time::sleep(day / 2).await;
+    assert!(!store.journal(saga.run()).await.unwrap().is_empty());
+    tokio::time::sleep(day).await;
+    assert!(store.journal(saga.run()).await.unwrap().is_empty());
+
+    let late = client.start(&definition, "1", &1).await.unwrap();
+    assert_eq!(late.run(), saga.run());
+    let expired = late.wait().await.unwrap_err().to_string();
+    assert!(expired.contains("ended completed long ago"), "{expired}");
+    assert_eq!(calls.load(SeqCst), 1, "a late start runs nothing twice");
     worker.drain().await;
 }

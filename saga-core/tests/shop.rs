@@ -7,7 +7,7 @@ use saga_core::{Cx, Definition, Retry, StepError, step};
 
 /// What happened outside: (step, item or order, direction), with the key it came under.
 #[derive(Clone, Default)]
-pub struct Shop {
+pub(crate) struct Shop {
     ledger: Arc<Mutex<Ledger>>,
 }
 
@@ -21,7 +21,7 @@ struct Ledger {
 
 /// What a call does instead of applying its effect and saying so.
 #[derive(Clone, Copy, Debug)]
-pub enum Fault {
+pub(crate) enum Fault {
     Reject,
     NotApplied,
     /// Applied, but the answer is lost.
@@ -31,13 +31,13 @@ pub enum Fault {
 
 impl Shop {
     /// The first calls of `effect` meet these faults, in order.
-    pub fn fault(self, effect: &str, faults: &[Fault]) -> Self {
+    pub(crate) fn fault(self, effect: &str, faults: &[Fault]) -> Self {
         self.ledger.lock().unwrap().faults.insert(effect.into(), faults.iter().rev().copied().collect());
         self
     }
 
     /// One call of an effect, idempotent by key.
-    pub fn call(&self, key: String, effect: String) -> Result<String, StepError> {
+    pub(crate) fn call(&self, key: String, effect: String) -> Result<String, StepError> {
         let mut ledger = self.ledger.lock().unwrap();
         *ledger.calls.entry(effect.clone()).or_default() += 1;
         let fault = ledger.faults.get_mut(&effect).and_then(Vec::pop);
@@ -60,32 +60,32 @@ impl Shop {
     }
 
     /// The effects in the order in which they were applied.
-    pub fn applied(&self) -> Vec<String> {
+    pub(crate) fn applied(&self) -> Vec<String> {
         self.ledger.lock().unwrap().applied.clone()
     }
 
     /// How often an effect was called.
-    pub fn calls(&self, effect: &str) -> u32 {
+    pub(crate) fn calls(&self, effect: &str) -> u32 {
         self.ledger.lock().unwrap().calls.get(effect).copied().unwrap_or(0)
     }
 }
 
-pub async fn act(cx: Cx<Shop>, what: String) -> Result<String, StepError> {
+pub(crate) async fn act(cx: Cx<Shop>, what: String) -> Result<String, StepError> {
     cx.state().call(cx.key(), what)
 }
 
-pub async fn undo(cx: Cx<Shop>, what: String, done: String) -> Result<(), StepError> {
+pub(crate) async fn undo(cx: Cx<Shop>, what: String, done: String) -> Result<(), StepError> {
     assert_eq!(done, format!("did {what}"), "a compensation is given its action's output");
     cx.state().call(cx.key(), format!("undo {what}")).map(drop)
 }
 
 /// Retries that tests can wait for.
-pub fn quick() -> Retry {
+pub(crate) fn quick() -> Retry {
     Retry::exponential().base(std::time::Duration::from_millis(1)).attempts(3)
 }
 
 /// stock and payment side by side, then capture as the pivot, then shipping.
-pub fn place_order() -> Definition<Shop, Vec<String>, String> {
+pub(crate) fn place_order() -> Definition<Shop, Vec<String>, String> {
     let (mut b, lines) = Definition::build::<Shop, Vec<String>>("place-order", 1);
     let pay = b.derive("pay-what", |_: &Vec<String>| "payment".to_owned(), lines);
     let stock = b.each(step("reserve", act).compensate(undo).retry(quick()), lines);

@@ -81,7 +81,7 @@ pub(crate) async fn run(
 ) -> Result<Run, Box<dyn Error>> {
     let counts = Arc::new(Counts::default());
     let counted = Counted { store: backend.store.clone(), counts: counts.clone() };
-    let backend = Backend { store: Arc::new(counted), query: backend.query.clone() };
+    let backend = Backend { store: Arc::new(counted), ..backend.clone() };
     let definition = definition()?;
     let worker = Worker::new(backend, ()).register(&definition)?.start().await?;
     let client = worker.client();

@@ -55,6 +55,7 @@ mod live;
 mod local;
 mod peers;
 mod registry;
+mod retention;
 mod serve;
 mod shared;
 mod starter;

@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::registry::{Conflict, Registry};
 use super::shared::{Incarnation, LOCK, Shared};
-use super::{committer, lease, serve, starter};
+use super::{committer, lease, retention, serve, starter};
 use crate::client::Client;
 use crate::clock::Clock;
 use crate::id::WorkerId;
@@ -40,6 +40,9 @@ pub struct Settings {
     pub payload_bytes_max: usize,
     /// How long attempts that are under way may take to end when the worker drains; 10 s.
     pub grace: Duration,
+    /// How long the journal of a saga that has ended is kept; for ever. What a late start needs is kept in
+    /// any case.
+    pub retention: Option<Duration>,
     /// Whether the worker joins without taking anything, until [`Running::resume`]; no. After an outage an
     /// operator may want to look first.
     pub paused: bool,
@@ -57,6 +60,7 @@ impl Default for Settings {
             hold: Duration::from_secs(2),
             payload_bytes_max: crate::Payload::BYTES_MAX,
             grace: Duration::from_secs(10),
+            retention: None,
             paused: false,
             label: format!("pid {}", std::process::id()),
         }
@@ -232,6 +236,7 @@ async fn join(shared: &Arc<Shared>) -> Result<Arc<Incarnation>, Error> {
 async fn live(shared: Arc<Shared>, mut incarnation: Arc<Incarnation>) {
     loop {
         let keeper = tokio::spawn(lease::keep(shared.clone(), incarnation.clone()));
+        tokio::spawn(retention::keep(shared.clone(), incarnation.clone()));
         serve::claim(shared.clone(), incarnation.clone()).await;
         if shared.draining.is_cancelled() {
             leave(&shared, &incarnation).await;

@@ -12,6 +12,7 @@ use super::Store;
 use super::commit::{Commit, CommitReply, JournalRow, Loaded, Mail, Posted, Start, StartReply, Then};
 use super::error::{Error, Result};
 use super::query::{Counts, Filter, Manifest, Query, State, Summary, WorkerInfo};
+use super::retain::{Pruned, Retain};
 use super::worker::{Claim, Claimed, Fence, NewWorker, Peer, Renewal};
 use crate::clock::Clock;
 use crate::id::{Fingerprint, MailId, Name, RunId, WorkerId};
@@ -54,6 +55,7 @@ struct Saga {
     state: State,
     due: Option<Timestamp>,
     since: Timestamp,
+    started_at: Timestamp,
     journal: Vec<JournalRow>,
 }
 
@@ -231,6 +233,7 @@ impl Tables {
                 state: State::Running,
                 due: owner.is_none().then_some(now),
                 since: now,
+                started_at: now,
                 journal: vec![row],
             },
         );
@@ -326,7 +329,7 @@ impl Saga {
             state: self.state,
             owner: self.owner,
             due: self.due,
-            started_at: self.journal[0].at,
+            started_at: self.started_at,
             since: self.since,
             digest: self.start.digest,
         }
@@ -387,5 +390,24 @@ impl Query for MemoryStore {
         }
         let counts = counts.into_iter().map(|((definition, state), runs)| Counts { definition, state, runs });
         Ok(counts.collect())
+    }
+}
+
+#[async_trait]
+impl Retain for MemoryStore {
+    async fn prune(&self, ended_before: Timestamp, after: Option<RunId>, limit: usize) -> Result<Pruned> {
+        let mut tables = self.tables();
+        let tables = &mut *tables;
+        let mut pruned = Pruned::default();
+        let later = tables.sagas.iter_mut().filter(|(run, _)| after.is_none_or(|after| **run > after));
+        for (run, saga) in later.filter(|(_, saga)| !saga.journal.is_empty()).take(limit) {
+            pruned.last = Some(*run);
+            if matches!(saga.state, State::Ended(_)) && saga.since < ended_before {
+                saga.journal.clear();
+                tables.mail.retain(|_, mail| mail.run != *run);
+                pruned.sagas += 1;
+            }
+        }
+        Ok(pruned)
     }
 }

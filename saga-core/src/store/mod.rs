@@ -31,6 +31,7 @@ pub mod memory;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 mod query;
+mod retain;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
@@ -51,6 +52,7 @@ pub use memory::MemoryStore;
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresStore;
 pub use query::{Counts, Filter, InFlight, Manifest, Query, State, Summary, WorkerInfo};
+pub use retain::{Pruned, Retain};
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteStore;
 pub use worker::{Claim, Claimed, Fence, NewWorker, Peer, Renewal};
@@ -108,11 +110,13 @@ pub struct Backend {
     pub store: Arc<dyn Store>,
     /// Questions.
     pub query: Arc<dyn Query>,
+    /// Forgetting.
+    pub retain: Arc<dyn Retain>,
 }
 
-impl<T: Store + Query> From<Arc<T>> for Backend {
+impl<T: Store + Query + Retain> From<Arc<T>> for Backend {
     fn from(both: Arc<T>) -> Self {
-        Self { store: both.clone(), query: both }
+        Self { store: both.clone(), query: both.clone(), retain: both }
     }
 }
 

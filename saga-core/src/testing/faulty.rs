@@ -8,9 +8,10 @@ use super::plan::{Hit, Spot};
 use super::process::Process;
 use super::scene::Scene;
 use crate::id::{Name, RunId, WorkerId};
+use crate::journal::Timestamp;
 use crate::store::{
     Claim, Claimed, Commit, CommitReply, Counts, Fence, Filter, JournalRow, Loaded, Mail, Manifest,
-    NewWorker, Posted, Query, Renewal, Result, Start, StartReply, Store, Summary, WorkerInfo,
+    NewWorker, Posted, Pruned, Query, Renewal, Result, Retain, Start, StartReply, Store, Summary, WorkerInfo,
 };
 
 /// Any store, seen by one [`Process`] of a [`Scene`].
@@ -122,6 +123,14 @@ impl Store for FaultyStore {
     async fn post(&self, mail: &[Mail]) -> Result<Vec<Posted>> {
         self.process.pass().await;
         self.store().post(mail).await
+    }
+}
+
+#[async_trait]
+impl Retain for FaultyStore {
+    async fn prune(&self, ended_before: Timestamp, after: Option<RunId>, limit: usize) -> Result<Pruned> {
+        self.process.pass().await;
+        self.scene.real().retain.prune(ended_before, after, limit).await
     }
 }
 

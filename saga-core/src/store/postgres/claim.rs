@@ -1,12 +1,12 @@
 //! Taking ownership of sagas that wait for a worker.
 
-use sqlx::pool::PoolConnection;
-use sqlx::{Postgres, Row};
+use sqlx::Row;
 use uuid::Uuid;
 
+use super::Db;
+use super::connections::Lent;
 use super::error::failed;
 use super::read::{mail_row, sagas};
-use super::{Db, acquire, rows};
 use crate::id::RunId;
 use crate::store::commit::Mail;
 use crate::store::error::{Error, Result};
@@ -60,7 +60,7 @@ const CLEAR: &str = "UPDATE saga.mail m SET consumed = -1
     WHERE m.run = ANY ($1) AND m.consumed IS NULL AND NOT EXISTS (SELECT FROM saga.live l WHERE l.run = m.run)";
 
 pub(super) async fn claim(db: &Db, claim: &Claim, sent: &Sending) -> Result<Claimed> {
-    let mut connection = acquire(&db.writers).await?;
+    let mut connection = db.writers.lend().await?;
     let runs = take(&mut connection, claim, sent).await?;
     // In later statements: what a worker that is gone wrote last is surely seen.
     let mut mail = owned_mail(&mut connection, claim).await?;
@@ -71,11 +71,7 @@ pub(super) async fn claim(db: &Db, claim: &Claim, sent: &Sending) -> Result<Clai
     Ok(Claimed { sagas: sagas(&mut connection, &runs).await?, mail })
 }
 
-async fn take(
-    connection: &mut PoolConnection<Postgres>,
-    claim: &Claim,
-    sent: &Sending,
-) -> Result<Vec<RunId>> {
+async fn take(connection: &mut Lent, claim: &Claim, sent: &Sending) -> Result<Vec<RunId>> {
     let statement = sqlx::query(CLAIM)
         .bind(claim.fence.worker.0)
         .bind(claim.fence.epoch)
@@ -84,7 +80,7 @@ async fn take(
         .bind(sent.lost.clone())
         .bind(sent.number);
     let mut runs = Vec::new();
-    for row in rows(connection, statement).await? {
+    for row in connection.rows(statement).await? {
         if !row.try_get::<bool, _>(0).map_err(failed)? {
             return Err(Error::Fenced);
         }
@@ -93,9 +89,9 @@ async fn take(
     Ok(runs)
 }
 
-async fn owned_mail(connection: &mut PoolConnection<Postgres>, claim: &Claim) -> Result<Vec<Mail>> {
+async fn owned_mail(connection: &mut Lent, claim: &Claim) -> Result<Vec<Mail>> {
     let (mut mail, mut stray) = (Vec::new(), Vec::new());
-    for row in rows(connection, sqlx::query(MAIL).bind(claim.fence.worker.0)).await? {
+    for row in connection.rows(sqlx::query(MAIL).bind(claim.fence.worker.0)).await? {
         if row.try_get(0).map_err(failed)? {
             stray.push(row.try_get::<Uuid, _>(1).map_err(failed)?);
         } else {
@@ -103,7 +99,7 @@ async fn owned_mail(connection: &mut PoolConnection<Postgres>, claim: &Claim) ->
         }
     }
     if !stray.is_empty() {
-        rows(connection, sqlx::query(CLEAR).bind(stray)).await?;
+        connection.rows(sqlx::query(CLEAR).bind(stray)).await?;
     }
     Ok(mail)
 }

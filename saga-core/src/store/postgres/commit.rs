@@ -9,6 +9,10 @@
 //! - `(run IN (SELECT run FROM won)) IS TRUE` is hashed once, where a join of two lists of unknown length
 //!   would compare each with each;
 //! - a batch in which every saga goes on is a shorter statement than one in which some wait or end.
+//!
+//! A row that is there already is rare: a commit that is sent again, or a zombie. Room for it in the
+//! statement (`ON CONFLICT`) would cost every row a quarter more; so the batch is sent without, and again
+//! with it where the key was violated.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
@@ -16,9 +20,10 @@ use std::sync::LazyLock;
 use sqlx::{AssertSqlSafe, Row};
 use uuid::Uuid;
 
+use super::Db;
+use super::connections::Lent;
 use super::error::failed;
 use super::read::{mail_row, rounded, unread};
-use super::{Db, acquire, rows};
 use crate::id::RunId;
 use crate::store::commit::{Commit, CommitReply, Mail, Then};
 use crate::store::error::{Error, Result};
@@ -36,7 +41,6 @@ const WON: &str = "WITH me AS MATERIALIZED (
             SELECT 1 FROM saga.live l WHERE l.run = b.run AND l.owner = $1 LIMIT 1) owned
         CROSS JOIN LATERAL (
             SELECT 1 FROM saga.journal j WHERE j.run = b.run AND j.number = b.number - 1 LIMIT 1) previous
-    ON CONFLICT DO NOTHING
     RETURNING run
 )";
 
@@ -72,12 +76,29 @@ UNION ALL
 SELECT NULL, NULL, m.run, m.id, m.body FROM won CROSS JOIN LATERAL (
     SELECT m.run, m.id, m.body FROM saga.mail m WHERE m.run = won.run AND m.consumed IS NULL OFFSET 0) m";
 
-static GO: LazyLock<String> = LazyLock::new(|| format!("{WON}{TOLD}"));
-static ANY: LazyLock<String> = LazyLock::new(|| format!("{WON}{READ}{THEN}{TOLD}"));
+/// For a batch in which every saga goes on, and for any batch; each without and with room for conflicts.
+static GO: LazyLock<[String; 2]> = LazyLock::new(|| both(&format!("{WON}{TOLD}")));
+static ANY: LazyLock<[String; 2]> = LazyLock::new(|| both(&format!("{WON}{READ}{THEN}{TOLD}")));
+
+fn both(text: &str) -> [String; 2] {
+    let returning = "    RETURNING run\n";
+    [text.to_owned(), text.replacen(returning, &format!("    ON CONFLICT DO NOTHING\n{returning}"), 1)]
+}
+
+/// Whether a journal row may be there already.
+#[derive(Clone, Copy)]
+enum Conflicts {
+    Unexpected,
+    Expected,
+}
 
 pub(super) async fn commit(db: &Db, fence: Fence, batch: &[Commit]) -> Result<Vec<CommitReply>> {
-    let mut connection = acquire(&db.writers).await?;
-    let answer = rows(&mut connection, statement(fence, batch)).await?;
+    let mut connection = db.writers.lend().await?;
+    let answer = match connection.rows(statement(fence, batch, Conflicts::Unexpected)).await {
+        // Written before, by us or by another: now each commit has to be told apart.
+        Err(Error::Refused(_)) => connection.rows(statement(fence, batch, Conflicts::Expected)).await?,
+        answer => answer?,
+    };
     let (head, mail) = answer.split_first().ok_or_else(|| Error::Unusable("no answer to a batch".into()))?;
     if !head.try_get::<bool, _>(0).map_err(failed)? {
         return Err(Error::Fenced);
@@ -95,11 +116,11 @@ pub(super) async fn commit(db: &Db, fence: Fence, batch: &[Commit]) -> Result<Ve
     Ok(replies.collect())
 }
 
-fn statement(fence: Fence, batch: &[Commit]) -> super::Binding {
+fn statement(fence: Fence, batch: &[Commit], conflicts: Conflicts) -> super::Binding {
     let mut commits: Vec<&Commit> = batch.iter().collect();
     commits.sort_unstable_by_key(|commit| commit.run);
     let plain = commits.iter().all(|commit| commit.then == Then::Go && commit.mail.is_empty());
-    let text = if plain { &*GO } else { &*ANY };
+    let text = &(if plain { &*GO } else { &*ANY })[conflicts as usize];
     let statement = sqlx::query(AssertSqlSafe(text.as_str()))
         .bind(fence.worker.0)
         .bind(fence.epoch)
@@ -163,7 +184,7 @@ fn unconsumed(batch: &[Commit], answer: &[sqlx::postgres::PgRow]) -> Result<Hash
 /// Which of the losers this worker wrote before: their answer was lost, and they were sent again. Asked
 /// in a later statement, because the row that was in the way may be newer than the batch's snapshot.
 async fn resent(
-    connection: &mut sqlx::pool::PoolConnection<sqlx::Postgres>,
+    connection: &mut Lent,
     fence: Fence,
     batch: &[Commit],
     written: &mut [bool],
@@ -177,7 +198,7 @@ async fn resent(
         .bind(lost().map(|commit| commit.run.0).collect::<Vec<Uuid>>())
         .bind(lost().map(|commit| commit.number.cast_signed()).collect::<Vec<i32>>());
     let mut own = HashSet::new();
-    for row in rows(connection, statement).await? {
+    for row in connection.rows(statement).await? {
         own.insert(row.try_get::<Uuid, _>(0).map_err(failed)?);
     }
     if own.is_empty() {

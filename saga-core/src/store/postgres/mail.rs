@@ -3,8 +3,8 @@
 use sqlx::Row;
 use uuid::Uuid;
 
+use super::Db;
 use super::error::failed;
-use super::{Db, acquire, rows};
 use crate::store::commit::{Mail, Posted};
 use crate::store::decode;
 use crate::store::error::Result;
@@ -24,12 +24,12 @@ SELECT s.run IS NOT NULL, s.ended FROM input i LEFT JOIN LATERAL (
 ORDER BY i.place";
 
 pub(super) async fn post(db: &Db, batch: &[Mail]) -> Result<Vec<Posted>> {
-    let mut connection = acquire(&db.writers).await?;
+    let mut connection = db.writers.lend().await?;
     let statement = sqlx::query(POST)
         .bind(batch.iter().map(|mail| mail.run.0).collect::<Vec<Uuid>>())
         .bind(batch.iter().map(|mail| mail.id.0).collect::<Vec<Uuid>>())
         .bind(batch.iter().map(|mail| decode::mail_text(&mail.body)).collect::<Vec<String>>());
-    let answers = rows(&mut connection, statement).await?;
+    let answers = connection.rows(statement).await?;
     let answers =
         answers.iter().map(|row| match (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?) {
             (false, _) => Ok(Posted::NoSuchSaga),

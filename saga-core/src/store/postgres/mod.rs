@@ -38,21 +38,21 @@
 
 mod claim;
 mod commit;
+mod connections;
 mod error;
 mod mail;
 mod migrate;
 mod query;
 mod read;
+mod retain;
 mod start;
 mod workers;
 
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::{ConnectOptions, Executor, Postgres};
 
 use super::Store;
@@ -64,7 +64,8 @@ use super::task::to_its_end;
 use super::unheard::Unheard;
 use super::worker::{Claim, Claimed, Fence, NewWorker, Renewal};
 use crate::id::{RunId, WorkerId};
-use error::{failed, unreachable};
+use connections::{Connections, PATIENCE};
+use error::unreachable;
 
 /// Four batches of commits, four of starts, a claim, and one to spare.
 const WRITERS: u32 = 10;
@@ -72,10 +73,6 @@ const WRITERS: u32 = 10;
 const KEEPERS: u32 = 2;
 /// Questions.
 const READERS: u32 = 4;
-
-/// How long an answer is awaited before its connection is given up: beyond every timeout of the server,
-/// so that it is the network that is at fault.
-const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What every connection asks of the server. A client that vanished is noticed, and nothing waits for
 /// longer than a lease.
@@ -86,11 +83,12 @@ const SESSION: &str = "SELECT set_config('statement_timeout', '8s', false), set_
 
 /// What connections that write ask besides: see the module's chapter on plans.
 const PLANS: &str = "SELECT set_config('plan_cache_mode', 'force_generic_plan', false), \
-     set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false)";
+     set_config('enable_seqscan', 'off', false), set_config('enable_hashjoin', 'off', false), \
+     set_config('enable_mergejoin', 'off', false), set_config('jit', 'off', false)";
 
 /// Sagas in Postgres. Cloning it gives another handle to the same connections.
 ///
-/// A process holds up to 16 connections, and as few as its load needs.
+/// A process holds up to 16 connections, and no more than its load has ever needed.
 #[derive(Clone, Debug)]
 pub struct PostgresStore {
     db: Arc<Db>,
@@ -99,9 +97,9 @@ pub struct PostgresStore {
 /// What every verb works on.
 #[derive(Debug)]
 struct Db {
-    writers: PgPool,
-    keepers: PgPool,
-    readers: PgPool,
+    writers: Arc<Connections>,
+    keepers: Arc<Connections>,
+    readers: Arc<Connections>,
     unheard: Unheard,
     /// Held by the claim that is being sent: see [`Unheard::send`].
     claiming: Arc<tokio::sync::Mutex<()>>,
@@ -194,9 +192,9 @@ impl Db {
         let writers = pool(WRITERS, true).connect_with(options.clone()).await.map_err(unreachable)?;
         migrate::check(&mut *writers.acquire().await.map_err(unreachable)?).await?;
         Ok(Self {
-            writers,
-            keepers: pool(KEEPERS, true).connect_lazy_with(options.clone()),
-            readers: pool(READERS, false).connect_lazy_with(options.clone()),
+            writers: Connections::of(writers, WRITERS),
+            keepers: Connections::of(pool(KEEPERS, true).connect_lazy_with(options.clone()), KEEPERS),
+            readers: Connections::of(pool(READERS, false).connect_lazy_with(options.clone()), READERS),
             unheard: Unheard::default(),
             claiming: Arc::default(),
         })
@@ -207,9 +205,9 @@ fn pool(connections: u32, writes: bool) -> PgPoolOptions {
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(PATIENCE)
-        // A connection that broke is noticed by the statement itself, which is repeated: a round trip
-        // before each statement to find out earlier would cost every batch.
         .test_before_acquire(false)
+        .max_lifetime(None)
+        .idle_timeout(None)
         .after_connect(move |connection, _| {
             Box::pin(async move {
                 connection.execute(SESSION).await?;
@@ -219,32 +217,6 @@ fn pool(connections: u32, writes: bool) -> PgPoolOptions {
                 Ok(())
             })
         })
-}
-
-/// Borrows a connection.
-async fn acquire(pool: &PgPool) -> Result<PoolConnection<Postgres>> {
-    pool.acquire().await.map_err(unreachable)
-}
-
-/// Runs one statement to its end. Where no answer comes at all the connection is given up with it:
-/// nobody else ever sees what is still on its way.
-async fn rows(connection: &mut PoolConnection<Postgres>, statement: Binding) -> Result<Vec<PgRow>> {
-    let PgAnswer { answer } = answered(&mut **connection, statement).await;
-    match answer {
-        Some(rows) => rows.map_err(failed),
-        None => {
-            connection.close_on_drop();
-            Err(Error::Unknown(format!("no answer within {PATIENCE:?}")))
-        }
-    }
-}
-
-struct PgAnswer {
-    answer: Option<Result<Vec<PgRow>, sqlx::Error>>,
-}
-
-async fn answered(connection: &mut PgConnection, statement: Binding) -> PgAnswer {
-    PgAnswer { answer: tokio::time::timeout(PATIENCE, statement.fetch_all(connection)).await.ok() }
 }
 
 #[async_trait]

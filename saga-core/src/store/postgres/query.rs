@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::error::failed;
 use super::read::journal_row;
-use super::{Binding, PostgresStore, acquire, rows};
+use super::{Binding, PostgresStore};
 use crate::id::{Fingerprint, Name, RunId, WorkerId};
 use crate::journal::Timestamp;
 use crate::store::commit::JournalRow;
@@ -103,7 +103,7 @@ impl Query for PostgresStore {
 impl PostgresStore {
     async fn read(&self, query: Binding) -> Result<Vec<PgRow>> {
         let db = self.db.clone();
-        to_its_end(async move { rows(&mut acquire(&db.readers).await?, query).await }).await
+        to_its_end(async move { db.readers.lend().await?.rows(query).await }).await
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 
-use sqlx::pool::PoolConnection;
+use sqlx::Row;
 use sqlx::postgres::PgRow;
-use sqlx::{Postgres, Row};
 use uuid::Uuid;
 
+use super::Db;
+use super::connections::Lent;
 use super::error::failed;
-use super::{Db, acquire, rows};
 use crate::id::{Fingerprint, RunId, WorkerId};
 use crate::journal::Timestamp;
 use crate::store::commit::{JournalRow, Loaded, Mail};
@@ -17,12 +17,12 @@ use crate::store::error::Result;
 
 /// One saga as it is read.
 pub(super) async fn load(db: &Db, run: RunId) -> Result<Option<Loaded>> {
-    let mut connection = acquire(&db.readers).await?;
+    let mut connection = db.readers.lend().await?;
     Ok(sagas(&mut connection, &[run]).await?.pop())
 }
 
 /// Several sagas, in the order of the runs given; those that do not exist are left out.
-pub(super) async fn sagas(connection: &mut PoolConnection<Postgres>, runs: &[RunId]) -> Result<Vec<Loaded>> {
+pub(super) async fn sagas(connection: &mut Lent, runs: &[RunId]) -> Result<Vec<Loaded>> {
     let wanted: Vec<Uuid> = runs.iter().map(|run| run.0).collect();
     // Mail first, the journal after it: mail that a commit consumes in between is seen as consumed or,
     // at worst, as both unread and received, and then a driver that replays the journal knows it.
@@ -30,13 +30,13 @@ pub(super) async fn sagas(connection: &mut PoolConnection<Postgres>, runs: &[Run
     let mut journals: HashMap<Uuid, Vec<JournalRow>> = HashMap::new();
     let text =
         "SELECT run, number, worker, at, body FROM saga.journal WHERE run = ANY($1) ORDER BY run, number";
-    for row in rows(connection, sqlx::query(text).bind(wanted.clone())).await? {
+    for row in connection.rows(sqlx::query(text).bind(wanted.clone())).await? {
         journals.entry(row.try_get(0).map_err(failed)?).or_default().push(journal_row(&row)?);
     }
     let text = "SELECT s.run, s.definition, s.version, s.fingerprint, s.saga, l.owner
         FROM saga.start s LEFT JOIN saga.live l ON l.run = s.run WHERE s.run = ANY($1)";
     let mut found = HashMap::new();
-    for row in rows(connection, sqlx::query(text).bind(wanted)).await? {
+    for row in connection.rows(sqlx::query(text).bind(wanted)).await? {
         let run: Uuid = row.try_get(0).map_err(failed)?;
         let loaded = Loaded {
             run: RunId(run),
@@ -54,13 +54,10 @@ pub(super) async fn sagas(connection: &mut PoolConnection<Postgres>, runs: &[Run
 }
 
 /// The mail of some runs that no commit has consumed, oldest first.
-pub(super) async fn unread(
-    connection: &mut PoolConnection<Postgres>,
-    runs: &[Uuid],
-) -> Result<HashMap<RunId, Vec<Mail>>> {
+pub(super) async fn unread(connection: &mut Lent, runs: &[Uuid]) -> Result<HashMap<RunId, Vec<Mail>>> {
     let text = "SELECT run, id, body FROM saga.mail WHERE run = ANY($1) AND consumed IS NULL ORDER BY id";
     let mut mail: HashMap<RunId, Vec<Mail>> = HashMap::new();
-    for row in rows(connection, sqlx::query(text).bind(runs.to_vec())).await? {
+    for row in connection.rows(sqlx::query(text).bind(runs.to_vec())).await? {
         let one = mail_row(&row, 0)?;
         mail.entry(one.run).or_default().push(one);
     }

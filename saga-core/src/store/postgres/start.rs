@@ -5,13 +5,13 @@
 
 use std::collections::{HashMap, HashSet};
 
-use sqlx::pool::PoolConnection;
+use sqlx::Row;
 use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{Postgres, Row};
 use uuid::Uuid;
 
+use super::connections::Lent;
 use super::error::failed;
-use super::{Binding, Db, acquire, rows};
+use super::{Binding, Db};
 use crate::id::RunId;
 use crate::store::commit::{Start, StartReply};
 use crate::store::decode;
@@ -47,7 +47,7 @@ SELECT $1 IS NULL OR EXISTS (SELECT FROM me), ARRAY(SELECT run FROM fresh)";
 const ATTEMPTS_MAX: usize = 10;
 
 pub(super) async fn start(db: &Db, fence: Option<Fence>, batch: &[Start]) -> Result<Vec<StartReply>> {
-    let mut connection = acquire(&db.writers).await?;
+    let mut connection = db.writers.lend().await?;
     let mut replies: Vec<Option<StartReply>> = vec![None; batch.len()];
     for _ in 0..ATTEMPTS_MAX {
         let open: Vec<usize> = (0..batch.len()).filter(|&index| replies[index].is_none()).collect();
@@ -69,7 +69,7 @@ pub(super) async fn start(db: &Db, fence: Option<Fence>, batch: &[Start]) -> Res
 }
 
 async fn insert(
-    connection: &mut PoolConnection<Postgres>,
+    connection: &mut Lent,
     fence: Option<Fence>,
     batch: &[Start],
     open: &[usize],
@@ -77,7 +77,7 @@ async fn insert(
     // In the order of their ids, so that two batches with ids in common wait for each other in one order.
     let mut starts: Vec<&Start> = open.iter().map(|&index| &batch[index]).collect();
     starts.sort_by(|a, b| (&a.definition, &a.saga).cmp(&(&b.definition, &b.saga)));
-    fresh(&rows(connection, statement(fence, &starts)).await?)
+    fresh(&connection.rows(statement(fence, &starts)).await?)
 }
 
 fn statement(fence: Option<Fence>, starts: &[&Start]) -> Binding {
@@ -105,12 +105,12 @@ fn fresh(answer: &[PgRow]) -> Result<HashSet<Uuid>> {
 
 /// Who has the ids that were taken. What is not found was given back in the meantime.
 async fn winners(
-    connection: &mut PoolConnection<Postgres>,
+    connection: &mut Lent,
     batch: &[Start],
     taken: &[usize],
     replies: &mut [Option<StartReply>],
 ) -> Result<()> {
-    let answer = rows(connection, holders(batch, taken)).await?;
+    let answer = connection.rows(holders(batch, taken)).await?;
     read_holders(&answer, batch, taken, replies)
 }
 

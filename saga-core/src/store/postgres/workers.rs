@@ -5,8 +5,8 @@ use std::time::Duration;
 use sqlx::Row;
 use uuid::Uuid;
 
+use super::Db;
 use super::error::failed;
-use super::{Db, acquire, rows};
 use crate::id::WorkerId;
 use crate::store::decode;
 use crate::store::error::{Error, Result};
@@ -22,20 +22,20 @@ pub(super) async fn register(db: &Db, manifests: &[Manifest]) -> Result<()> {
         .bind(manifests.iter().map(|m| m.plan.name.as_str()).collect::<Vec<&str>>())
         .bind(manifests.iter().map(|m| m.plan.version.cast_signed()).collect::<Vec<i32>>())
         .bind(manifests.iter().map(decode::plan_text).collect::<Vec<String>>());
-    rows(&mut acquire(&db.keepers).await?, statement).await.map(drop)
+    db.keepers.lend().await?.rows(statement).await.map(drop)
 }
 
 pub(super) async fn join(db: &Db, worker: &NewWorker) -> Result<Fence> {
-    let mut connection = acquire(&db.keepers).await?;
+    let mut connection = db.keepers.lend().await?;
     // Drained workers without sagas are of no use to anybody. A drained worker gains no saga any more.
     let text = "DELETE FROM saga.worker w WHERE w.drained
         AND NOT EXISTS (SELECT FROM saga.live l WHERE l.owner = w.id)";
-    rows(&mut connection, sqlx::query(text)).await?;
+    connection.rows(sqlx::query(text)).await?;
     let text = "INSERT INTO saga.worker (id, label, lease_ms) VALUES ($1, $2, $3)
         ON CONFLICT DO NOTHING RETURNING epoch";
     let lease = i64::try_from(worker.lease.as_millis()).unwrap_or(i64::MAX);
     let statement = sqlx::query(text).bind(worker.id.0).bind(worker.label.clone()).bind(lease);
-    match rows(&mut connection, statement).await?.first() {
+    match connection.rows(statement).await?.first() {
         Some(row) => Ok(Fence { worker: worker.id, epoch: row.try_get(0).map_err(failed)? }),
         None => Err(Error::Refused(format!("worker {} has joined before", worker.id))),
     }
@@ -48,7 +48,7 @@ pub(super) async fn renew(db: &Db, fence: Fence) -> Result<Renewal> {
         SELECT w.id, w.renewals, w.lease_ms, w.epoch > 1 FROM mine CROSS JOIN saga.worker w
         WHERE NOT w.drained ORDER BY w.id";
     let statement = sqlx::query(text).bind(fence.worker.0).bind(fence.epoch);
-    let answer = rows(&mut acquire(&db.keepers).await?, statement).await?;
+    let answer = db.keepers.lend().await?.rows(statement).await?;
     if answer.is_empty() {
         return Ok(Renewal::Fenced);
     }
@@ -70,24 +70,25 @@ pub(super) async fn renew(db: &Db, fence: Fence) -> Result<Renewal> {
 /// See the module's chapter on fencing. It may be repeated at any point: whoever finds a worker that was
 /// fenced but not drained goes on with it.
 pub(super) async fn fence(db: &Db, worker: WorkerId) -> Result<()> {
-    let mut connection = acquire(&db.keepers).await?;
+    let mut connection = db.keepers.lend().await?;
     let moved =
         sqlx::query("UPDATE saga.worker SET epoch = epoch + 1 WHERE id = $1 AND NOT drained").bind(worker.0);
-    rows(&mut connection, moved).await?;
-    rows(&mut connection, sqlx::query("BEGIN")).await?;
+    connection.rows(moved).await?;
+    connection.rows(sqlx::query("BEGIN")).await?;
     let drained = async {
         // Waits for the batches in flight. A plain UPDATE would not: it leaves the key as it is.
-        rows(&mut connection, sqlx::query("SELECT FROM saga.worker WHERE id = $1 FOR UPDATE").bind(worker.0))
+        connection
+            .rows(sqlx::query("SELECT FROM saga.worker WHERE id = $1 FOR UPDATE").bind(worker.0))
             .await?;
         let drained = sqlx::query("UPDATE saga.worker SET drained = true WHERE id = $1").bind(worker.0);
-        rows(&mut connection, drained).await?;
-        rows(&mut connection, sqlx::query("COMMIT")).await
+        connection.rows(drained).await?;
+        connection.rows(sqlx::query("COMMIT")).await
     };
     match drained.await {
         Ok(_) => Ok(()),
         Err(error) => {
             // Whatever state the transaction is in ends with its connection.
-            connection.close_on_drop();
+            connection.give_up();
             Err(error)
         }
     }

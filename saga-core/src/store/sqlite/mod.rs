@@ -33,6 +33,7 @@ mod mail;
 mod migrate;
 mod query;
 mod read;
+mod retain;
 mod start;
 mod workers;
 

@@ -29,6 +29,7 @@ mod fences;
 mod mails;
 mod queries;
 mod races;
+mod retention;
 mod rig;
 mod starts;
 mod texts;
@@ -227,6 +228,9 @@ pub fn cases() -> Vec<Case> {
             every_text_is_kept_as_it_was,
             a_huge_body_is_kept,
             a_nul_character_harms_nobody;
+        retention:
+            a_journal_goes_once_its_saga_ended_long_enough_ago,
+            a_start_outlives_its_journal;
         queries:
             a_saga_is_found_in_every_state,
             a_list_is_filtered_and_paged,

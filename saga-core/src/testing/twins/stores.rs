@@ -42,7 +42,7 @@ pub(super) fn with<H: Habit>(
 ) -> Box<dyn Fn(Backend) -> Backend + Send + Sync> {
     Box::new(move |real| {
         let twin = Twin { real: real.store, habit: habit() };
-        Backend { store: Arc::new(twin), query: real.query }
+        Backend { store: Arc::new(twin), ..real }
     })
 }
 

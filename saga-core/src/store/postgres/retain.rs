@@ -1,0 +1,48 @@
+//! Forgetting what is over.
+
+use async_trait::async_trait;
+use sqlx::Row;
+use uuid::Uuid;
+
+use super::PostgresStore;
+use super::error::failed;
+use crate::id::RunId;
+use crate::journal::Timestamp;
+use crate::store::error::Result;
+use crate::store::retain::{Pruned, Retain};
+use crate::store::task::to_its_end;
+
+/// Walks the journal's primary key from one run to the next, which reads one index entry per saga.
+const PRUNE: &str = "WITH RECURSIVE old (run, n) AS (
+    (SELECT run, 1 FROM saga.journal WHERE run > $1 ORDER BY run LIMIT 1)
+    UNION ALL
+    SELECT (SELECT j.run FROM saga.journal j WHERE j.run > old.run ORDER BY j.run LIMIT 1), n + 1
+    FROM old WHERE old.run IS NOT NULL AND n < $3
+), over AS MATERIALIZED (
+    SELECT old.run FROM old CROSS JOIN LATERAL (
+        SELECT 1 FROM saga.start s WHERE s.run = old.run AND s.ended_at < $2 LIMIT 1) ended
+), journal AS (
+    DELETE FROM saga.journal WHERE run IN (SELECT run FROM over)
+), mail AS (
+    DELETE FROM saga.mail WHERE run IN (SELECT run FROM over)
+)
+SELECT (SELECT count(*) FROM over), (SELECT run FROM old WHERE run IS NOT NULL ORDER BY n DESC LIMIT 1)";
+
+#[async_trait]
+impl Retain for PostgresStore {
+    async fn prune(&self, ended_before: Timestamp, after: Option<RunId>, limit: usize) -> Result<Pruned> {
+        let db = self.db.clone();
+        to_its_end(async move {
+            let statement = sqlx::query(PRUNE)
+                .bind(after.map_or(Uuid::nil(), |run| run.0))
+                .bind(ended_before)
+                .bind(i32::try_from(limit).unwrap_or(i32::MAX));
+            let answer = db.keepers.lend().await?.rows(statement).await?;
+            let Some(row) = answer.first() else { return Ok(Pruned::default()) };
+            let sagas: i64 = row.try_get(0).map_err(failed)?;
+            let last: Option<Uuid> = row.try_get(1).map_err(failed)?;
+            Ok(Pruned { sagas: sagas.unsigned_abs(), last: last.map(RunId) })
+        })
+        .await
+    }
+}

@@ -1,0 +1,46 @@
+//! What is over may be forgotten; what a late start needs may not.
+
+use super::rig::{Rig, go, holds, same, seconds, start, then};
+use super::{Broken, Verdict};
+use crate::journal::EndKind;
+use crate::store::{StartReply, State, Then};
+
+pub(super) async fn a_journal_goes_once_its_saga_ended_long_enough_ago(rig: &Rig) -> Verdict {
+    let fence = rig.worker().await?;
+    let ended = rig.owned(fence, "ended").await?;
+    rig.commit(fence, then(ended, 1, Then::End(EndKind::Completed))).await?;
+    let live = rig.owned(fence, "live").await?;
+    let backend = rig.other().await;
+
+    let early = backend.retain.prune(seconds(-60), None, 10).await?;
+    same!((early.sagas, early.last), (0, Some(live)), "what is removed before its time");
+    same!(backend.query.journal(ended).await?.len(), 2, "the journal before its time");
+
+    let one = backend.retain.prune(seconds(60), None, 1).await?;
+    same!((one.sagas, one.last), (1, Some(ended)), "a batch of one");
+    let two = backend.retain.prune(seconds(60), one.last, 10).await?;
+    same!((two.sagas, two.last), (0, Some(live)), "the rest");
+    same!(backend.retain.prune(seconds(60), two.last, 10).await?.last, None, "after the last");
+
+    same!(backend.query.journal(ended).await?, [], "the journal of what is over");
+    rig.commit(fence, go(live, 1)).await?;
+    same!(backend.query.journal(live).await?.len(), 2, "the journal of what goes on");
+    Ok(())
+}
+
+pub(super) async fn a_start_outlives_its_journal(rig: &Rig) -> Verdict {
+    let fence = rig.worker().await?;
+    let ended = rig.owned(fence, "a").await?;
+    rig.commit(fence, then(ended, 1, Then::End(EndKind::Compensated))).await?;
+    let backend = rig.other().await;
+    backend.retain.prune(seconds(60), None, 10).await?;
+    let late = start("a", false);
+    let replies = backend.store.start(None, std::slice::from_ref(&late)).await?;
+    holds!(
+        matches!(&replies[..], [StartReply::Exists { run, end: Some(EndKind::Compensated), .. }] if *run == ended),
+        "a late start was answered {replies:?}"
+    );
+    let summary = backend.query.summary(ended).await?.map(|summary| summary.state);
+    same!(summary, Some(State::Ended(EndKind::Compensated)), "its state");
+    Ok(())
+}
