@@ -15,12 +15,13 @@ use crate::store::worker::{Claim, Claimed};
 
 /// Sagas of claims whose answer was lost come first, then those without a due time (their worker died, or
 /// mail reached a blocked saga), then by due time. One look per definition ends after `$4` rows of the
-/// index, however many are due. `SKIP LOCKED`: a transaction that hangs holds up its own saga only.
+/// index, however many are due; the worker's own sagas are looked through only where an answer was lost.
+/// `SKIP LOCKED`: a transaction that hangs holds up its own saga only.
 const CLAIM: &str = "WITH me AS MATERIALIZED (
     SELECT id FROM saga.worker WHERE id = $1 AND epoch = $2 AND NOT drained FOR KEY SHARE
 ), lost AS MATERIALIZED (
     SELECT run, NULL::timestamptz AS due FROM saga.live
-    WHERE owner = $1 AND claimed = ANY ($5::bigint[]) ORDER BY run LIMIT $4
+    WHERE owner = $1 AND claimed = ANY ($5::bigint[]) AND cardinality($5) > 0 ORDER BY run LIMIT $4
 ), orphaned AS MATERIALIZED (
     SELECT l.run, NULL::timestamptz AS due FROM saga.worker w JOIN saga.live l ON l.owner = w.id
     WHERE w.drained AND l.fingerprint = ANY ($3::uuid[])
