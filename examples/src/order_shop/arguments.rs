@@ -21,13 +21,14 @@ pub struct Arguments {
     /// Take only so many orders, from the first on.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub first: Option<u32>,
-    /// Where sagas are kept: postgres://user:password@host/database. Default: a SQLite file.
+    /// Where sagas are kept: postgres://user:password@host/database. They stay there, under a definition of the
+    /// run's own name. Default: a SQLite file.
     #[arg(long, value_name = "URL", env = "ORDER_SHOP_STORE", hide_env_values = true)]
     pub store: Option<String>,
     /// Where the payment service keeps idempotency keys: redis://host or postgres://… Default: a SQLite file.
     #[arg(long, value_name = "URL", env = "ORDER_SHOP_IDEMPOTENCY", hide_env_values = true)]
     pub idempotency: Option<String>,
-    /// A Kafka to publish to. Default: a mock cluster in this process.
+    /// A Kafka to publish to; the topic stays there. Default: a mock cluster in this process.
     #[arg(long, value_name = "HOST:PORT")]
     pub kafka: Option<String>,
     /// The topic, which must be new or empty. Default: one of the run's own.

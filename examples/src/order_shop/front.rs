@@ -30,8 +30,6 @@ pub struct Pace {
 pub struct Handed {
     /// How many orders were handed out, from the first on. All their sagas have ended, or are blocked.
     pub orders: usize,
-    /// How many sagas are blocked: they wait for a person.
-    pub blocked: u64,
     /// How often a worker was killed.
     pub kills: usize,
 }
@@ -73,8 +71,15 @@ pub async fn hand_out(
             (waiting, handed, progress.in_flight) = (rest, handed + 1, progress.in_flight + 1);
         }
         let open = handed - ended.len();
-        if open == 0 || u64::try_from(open) == Ok(blocked) {
-            return Ok(Handed { orders: handed, blocked, kills: progress.kills });
+        let only_blocked = u64::try_from(open) == Ok(blocked);
+        if only_blocked && blocked > 0 && !kills.are_done() {
+            // Their places in the run may never be reached.
+            kills = Kills::default();
+            continue;
+        }
+        // Blocked sagas that fill the whole shop leave no room for more.
+        if (open == 0 || only_blocked) && (waiting.is_empty() || open >= pace.in_flight) {
+            return Ok(Handed { orders: handed, kills: progress.kills });
         }
         let kill_at = kills.next_at(ended.len());
         tokio::select! {
