@@ -6,7 +6,6 @@
 //! | `conformance` | every store keeps what its trait promises, on the real servers |
 //! | `idempotency` | claims hold while their store is killed, frozen, badly set up or not heard |
 //! | `operators` | what operators see and ask is the same in Postgres as in any other store |
-//! | `operators` | what operators see and ask is the same in Postgres as in any other store |
 //! | `outbox` | events are written with the business change or not at all, and applied once, on Postgres |
 //! | `participant` | a service that is killed or frozen within a request answers truthfully afterwards |
 //! | `relay` | what was committed is published: all of it, nothing else, in order; whoever dies or hangs |
@@ -18,7 +17,6 @@
 mod apparatus;
 mod conformance;
 mod idempotency;
-mod operators;
 mod operators;
 mod outbox;
 mod participant;

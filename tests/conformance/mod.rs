@@ -1,3 +1,4 @@
 //! Each crate's public conformance suite, against the real servers.
 
 mod idempotency;
+mod sagas;
