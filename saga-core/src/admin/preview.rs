@@ -5,7 +5,6 @@ use serde::Serialize;
 
 use super::{Admin, Error};
 use crate::id::{MailId, Place, RunId};
-use crate::journal::stage::Rest;
 use crate::journal::{Answer, Cause, Effect, EndKind, Failure, MailBody, Outcome, Record, Stage, Timestamp};
 use crate::payload::Payload;
 use crate::saga::{Decision, Kind, Machine, Undo};
@@ -101,9 +100,6 @@ impl Preview {
         let body = MailBody::Cancel { reason: String::new() };
         machine.apply(&Record::Received { mail: MailId::new(), body, answer: Answer::Accepted })?;
         preview.accepted = true;
-        if machine.is_blocked() {
-            preview.blocks = stuck(&machine);
-        }
         loop {
             let mut wave = Vec::new();
             let decisions = machine.decide(now);
@@ -176,21 +172,6 @@ fn took_effect(stage: &Stage) -> bool {
         Stage::Undoing { output, .. } | Stage::UndoResting { output, .. } => output.is_some(),
         _ => false,
     }
-}
-
-/// The first place that needs a person.
-fn stuck(machine: &Machine) -> Option<Blocks> {
-    let nodes = machine.plan().nodes.iter().enumerate();
-    let places = nodes.flat_map(|(node, step)| {
-        machine.stages(node).iter().enumerate().map(move |(item, stage)| (step.place(item), stage))
-    });
-    places.into_iter().find_map(|(at, stage)| match stage {
-        Stage::Resting { rest: Rest::Stuck(cause, failure), .. }
-        | Stage::UndoResting { rest: Rest::Stuck(cause, failure), .. } => {
-            Some(Blocks { at, cause: *cause, failure: failure.clone() })
-        }
-        _ => None,
-    })
 }
 
 /// Effects that took place and that nothing undoes.

@@ -28,9 +28,10 @@ impl Seen<'_> {
     ) -> Step {
         let planned = &self.machine.plan().nodes[node];
         let stages = self.machine.stages(node);
-        let items: Vec<Item> = (0..stages.len())
+        let items = (0..stages.len())
             .map(|item| self.item(node, item, attempts.remove(&planned.place(item))))
-            .collect();
+            .chain(self.stuck_derivation(node).filter(|_| planned.kind == Kind::Derive));
+        let items: Vec<Item> = items.collect();
         let look = match planned.kind {
             Kind::Input => Look::Done,
             Kind::Derive => self.derived(&planned.place(0)),
@@ -65,6 +66,24 @@ impl Seen<'_> {
         } else {
             Look::Idle
         }
+    }
+
+    /// A derivation has no attempts; what there is to say of it is why it is stuck.
+    fn stuck_derivation(&self, node: usize) -> Option<Item> {
+        let at = self.machine.plan().nodes[node].place(0);
+        let stuck = self.blocked.filter(|stuck| stuck.at == at)?;
+        Some(Item {
+            look: Look::Stuck,
+            in_doubt: false,
+            due: None,
+            failure: Some(stuck.failure.clone()),
+            cause: Some(stuck.cause),
+            attempts: Vec::new(),
+            input: self.machine.input(node, 0).cloned(),
+            output: None,
+            verbs: self.verbs(&at),
+            at,
+        })
     }
 
     fn item(&self, node: usize, item: usize, attempts: Option<Vec<Attempt>>) -> Item {
@@ -104,7 +123,8 @@ impl Seen<'_> {
             shown.cause = Some(stuck.cause);
             shown.failure = Some(stuck.failure.clone());
         }
-        if self.machine.is_blocked() && shown.look == Look::Stuck {
+        // An attempt under way is its owner's; what rests can be decided about.
+        if shown.look == Look::Stuck || shown.due.is_some() {
             shown.verbs = self.verbs(&shown.at);
         }
         shown

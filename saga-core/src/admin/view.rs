@@ -59,7 +59,7 @@ pub struct Step {
     /// How it looks as a whole: the look among its items that most needs attention.
     pub look: Look,
     /// Its items: one, or as many as the list of an `each` has once that is known. None for the input and
-    /// for derivations.
+    /// for derivations, unless one is stuck.
     pub items: Vec<Item>,
 }
 

@@ -180,6 +180,21 @@ impl Stage {
         })
     }
 
+    /// Why an operator's verb finds nothing to do here, in words.
+    pub fn resists(&self) -> &'static str {
+        match self {
+            Self::Idle => "was not started",
+            Self::Acting { .. } | Self::Resting { .. } => "stands after the pivot, where nothing is skipped",
+            Self::Probing { .. } => "is being probed: decide about it when the probe has ended",
+            Self::Done(_) => "is done",
+            Self::Refused(_) => "had no effect and will have none",
+            Self::Undoing { .. } => "has an attempt of its compensation under way",
+            Self::UndoResting { .. } => "cannot be decided in this way",
+            Self::Undone => "is undone",
+            Self::Left => "was left as it is by an operator",
+        }
+    }
+
     /// Whether an attempt of something may be under way.
     pub fn is_under_way(&self) -> bool {
         matches!(self, Self::Acting { .. } | Self::Probing { .. } | Self::Undoing { .. })

@@ -297,7 +297,7 @@ impl Machine {
         };
         match stage.clone().next(&Event::Operator(verb, now), self.plan.nodes[node].contract()) {
             Ok(_) => Answer::Accepted,
-            Err(illegal) => Answer::Refused(illegal.to_string()),
+            Err(_) => Answer::Refused(format!("{at} {}", stage.resists())),
         }
     }
 
@@ -309,6 +309,8 @@ impl Machine {
         match body {
             MailBody::Cancel { reason } => {
                 self.cause.get_or_insert(Failure::new(format!("cancelled: {reason}")));
+                // What needs a person on the way forward may need none on the way back.
+                self.blocked = false;
             }
             MailBody::Operator { at, verb, who, why } => {
                 if self.is_derivation(at.as_str()) {

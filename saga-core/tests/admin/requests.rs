@@ -6,10 +6,10 @@ use std::time::Duration;
 use saga_core::admin::{Admin, Answered, By, Error, Reply, Request};
 use saga_core::journal::{EndKind, MailBody, Record, Verb};
 use saga_core::store::{MemoryStore, State};
-use saga_core::{Client, MailId, Payload, Place, RunId};
+use saga_core::{Client, Definition, MailId, Payload, Place, RunId, Worker, step};
 
 use super::{Office, PATIENCE, ann, worker};
-use crate::shop::{Fault, Shop, place_order};
+use crate::shop::{Fault, Shop, act, place_order, undo};
 
 const COMPENSATED: State = State::Ended(EndKind::Compensated);
 const PARTIALLY: State = State::Ended(EndKind::PartiallyCompensated);
@@ -101,7 +101,8 @@ async fn verbs_about_what_rests_nowhere_or_allows_them_not_are_refused() {
         resolve("charge", "x"), // is done
     ] {
         let answered = office.ask(run, request.clone()).await;
-        assert!(matches!(answered, Answered::Refused { .. }), "{request:?}: {answered:?}");
+        let Answered::Refused { why } = answered else { panic!("{request:?}: {answered:?}") };
+        assert!(why.len() < 80 && !why.contains('{'), "in words: {why}");
     }
     let view = office.admin.view(run).await.unwrap();
     assert_eq!(view.summary.state, State::Blocked, "it is blocked as before");
@@ -127,6 +128,68 @@ async fn a_cancel_is_accepted_before_the_pivot() {
     office.until(run, COMPENSATED).await;
     let view = office.admin.view(run).await.unwrap();
     assert_eq!(view.cause.unwrap().message(), "cancelled: the bank called back (asked by ann)");
+}
+
+#[tokio::test]
+async fn what_waits_can_be_asked_to_try_now() {
+    let office = Office::open(Shop::default().fault("hotel", &[Fault::NotApplied])).await;
+    let run = office.book("trip-1").await;
+    office.until(run, State::Waiting).await;
+    let view = office.admin.view(run).await.unwrap();
+    let hotel =
+        view.steps.iter().flat_map(|step| &step.items).find(|item| item.at.as_str() == "hotel").unwrap();
+    assert_eq!(hotel.verbs, ["retry", "resolve", "skip"]);
+    assert_eq!(office.ask(run, retry("hotel")).await, Answered::Accepted);
+    office.until(run, State::Ended(EndKind::Completed)).await;
+}
+
+#[tokio::test]
+async fn a_derivation_that_fails_is_retried() {
+    let fixed = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (mut b, order) = Definition::build::<Shop, String>("price-order", 1);
+    let price = fixed.clone();
+    let priced = b.derive(
+        "price",
+        move |order: &String| {
+            assert!(price.load(std::sync::atomic::Ordering::SeqCst), "no price is known");
+            order.clone()
+        },
+        order,
+    );
+    let paid = b.add(step("pay", act).compensate(undo), priced);
+    let definition = b.finish(paid).unwrap();
+    let store = Arc::new(MemoryStore::new());
+    let worker =
+        Worker::new(store.clone(), Shop::default()).register(&definition).unwrap().start().await.unwrap();
+    let run = worker.client().start(&definition, "order-1", &"tea".to_owned()).await.unwrap().run();
+    let office = Office { worker, admin: Admin::new(store), shop: Shop::default() };
+    office.until(run, State::Blocked).await;
+    let view = office.admin.view(run).await.unwrap();
+    let stuck: Vec<_> = view.stuck().map(|item| (item.at.as_str(), item.verbs.clone())).collect();
+    assert_eq!(stuck, [("price", vec!["retry"])]);
+    fixed.store(true, std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(office.ask(run, retry("price")).await, Answered::Accepted);
+    office.until(run, State::Ended(EndKind::Completed)).await;
+}
+
+#[tokio::test]
+async fn a_cancel_brings_a_blocked_saga_onto_its_way_back() {
+    let (mut b, order) = Definition::build::<Shop, String>("price-order", 1);
+    let seat = b.add(step("seat", act).compensate(undo), order);
+    let priced = b.derive("price", |_: &String| -> String { panic!("no price is known") }, seat);
+    let paid = b.add(step("pay", act).compensate(undo), priced);
+    let definition = b.finish(paid).unwrap();
+    let (store, shop) = (Arc::new(MemoryStore::new()), Shop::default());
+    let worker =
+        Worker::new(store.clone(), shop.clone()).register(&definition).unwrap().start().await.unwrap();
+    let run = worker.client().start(&definition, "order-1", &"seat".to_owned()).await.unwrap().run();
+    let office = Office { worker, admin: Admin::new(store), shop };
+    office.until(run, State::Blocked).await;
+    let preview = office.admin.preview_cancel(run).await.unwrap();
+    assert_eq!((preview.accepted, preview.end), (true, Some(EndKind::Compensated)));
+    assert_eq!(office.ask(run, Request::Cancel).await, Answered::Accepted);
+    office.until(run, COMPENSATED).await;
+    assert_eq!(office.shop.applied(), ["seat", "undo seat"]);
 }
 
 #[tokio::test]
