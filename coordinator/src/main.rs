@@ -37,7 +37,7 @@ async fn main() -> ExitCode {
 /// Logs go to standard error; `SAGA_LOG` chooses what is logged, as `RUST_LOG` does elsewhere.
 fn log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SAGA_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,coordinator=info,saga=info"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,saga=info"));
     let plain = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     plain.with_ansi(draw::in_colour(&std::io::stderr())).init();
 }

@@ -41,7 +41,7 @@ async fn a_retry_finds_the_place_by_itself_and_keeps_who_and_why() {
     let wait = shop.saga(&["wait", "place-order/order-1"]).await;
     assert_eq!((wait.exit, wait.out.as_str()), (1, "compensated: capture: card expired\n"));
     let late = shop.saga(&["retry", "place-order/order-1", "--why", "again"]).await;
-    assert_eq!((late.exit, late.err.contains("nothing needs a person")), (1, true), "{late:?}");
+    assert_eq!((late.exit, late.err.contains("there is nothing to retry")), (1, true), "{late:?}");
     let ended = shop.saga(&["retry", "place-order/order-1", "charge", "--why", "again"]).await;
     assert_eq!((ended.exit, ended.out.contains("has ended (compensated)")), (1, true), "{ended:?}");
 }
@@ -155,4 +155,15 @@ async fn a_group_is_tried_first_with_one_and_then_with_all() {
     for run in runs {
         shop.until(run, COMPENSATED).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_is_asked_to_try_now() {
+    let shop =
+        Shop::open(Bank::default().fails("charge", vec![StepError::not_applied("bank is down")])).await;
+    let run = shop.order("order-1", &[], State::Waiting).await;
+    let retry =
+        shop.saga(&["retry", "place-order/order-1", "--why", "the bank is back", "--wait", "60s"]).await;
+    assert_eq!((retry.exit, retry.out.as_str()), (0, "accepted\n"), "{retry:?}");
+    shop.until(run, State::Ended(EndKind::Completed)).await;
 }

@@ -40,7 +40,7 @@ impl Cancel {
 pub(crate) struct Retry {
     /// DEFINITION/ID, or a run id.
     saga: Which,
-    /// The place, as `saga show` names it; by default every place that needs a person.
+    /// The place, as `saga show` names it; by default the one that needs a person or rests.
     #[arg(value_parser = place)]
     at: Option<Place>,
     #[command(flatten)]
@@ -58,25 +58,25 @@ impl Retry {
     }
 }
 
-/// The one place that needs a person.
+/// The one place that needs a person; where none does, the one that rests until its next attempt.
 async fn the_stuck_place(admin: &Admin, summary: &Summary) -> Result<Place, Fault> {
     let view = admin.view(summary.run).await?;
-    let mut stuck = view.stuck().map(|item| item.at.clone());
-    match (stuck.next(), stuck.next()) {
-        (Some(only), None) => Ok(only),
-        (Some(one), Some(other)) => {
-            let others = std::iter::once(other).chain(stuck).map(|at| format!(", {at}")).collect::<String>();
-            Err(Fault::usage(format!("which place? These need a person: {one}{others}")))
+    let mut places: Vec<Place> = view.stuck().map(|item| item.at.clone()).collect();
+    if places.is_empty() {
+        let items = view.steps.iter().flat_map(|step| &step.items);
+        places.extend(items.filter(|item| item.verbs.contains(&"retry")).map(|item| item.at.clone()));
+    }
+    match places.as_slice() {
+        [only] => Ok(only.clone()),
+        [] => {
+            let saga = format!("{}/{}", summary.definition, draw::clean(&summary.saga));
+            let message = format!("{saga} is {}: there is nothing to retry", summary.state.as_str());
+            Err(Fault::new(Exit::No, message))
         }
-        (None, _) => Err(Fault::new(
-            Exit::No,
-            format!(
-                "{}/{} is {}: nothing needs a person",
-                summary.definition,
-                summary.saga,
-                summary.state.as_str()
-            ),
-        )),
+        several => {
+            let names: Vec<_> = several.iter().map(Place::as_str).collect();
+            Err(Fault::usage(format!("which place? There are several: {}", names.join(", "))))
+        }
     }
 }
 

@@ -65,7 +65,7 @@ enum Command {
     Start(start::Start),
     /// Ask a saga to undo what it did; refused from its pivot on.
     Cancel(ask::Cancel),
-    /// Ask a blocked saga to try again.
+    /// Ask a saga to try again now: where it is blocked, or where it rests until its next attempt.
     Retry(ask::Retry),
     /// Leave one effect of a blocked saga as it is and undo the rest: it ends partially compensated.
     Skip(ask::Skip),

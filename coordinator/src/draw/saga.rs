@@ -99,7 +99,7 @@ impl Tree<'_> {
         line.push_str(&kind);
         match (drawn.kind, drawn.items.as_slice()) {
             (Kind::Derive, _) if drawn.look == Look::Done => line.push_str("  computed"),
-            (Kind::Step | Kind::Pivot, [item]) => {
+            (Kind::Step | Kind::Pivot | Kind::Derive, [item]) => {
                 let _ = write!(line, "  {}", self.status(drawn, item));
             }
             _ => {}
