@@ -28,6 +28,7 @@ pub(super) type Applied = (String, i32, i64);
 type Started = (mpsc::Receiver<Batch>, std_mpsc::Sender<Applied>, JoinHandle<Result<()>>);
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// Joins the group and starts polling, until the token is cancelled or nobody takes batches.
 pub(super) fn start<D: Database>(
@@ -59,20 +60,25 @@ pub(super) fn start<D: Database>(
     };
     let consumer: BaseConsumer<Membership<D>> =
         config.create_with_context(membership).map_err(|error| Error::Config(format!("kafka: {error}")))?;
-    let topics: Vec<&str> = settings.topics.iter().map(String::as_str).collect();
-    consumer.subscribe(&topics)?;
+    subscribe(&consumer, &settings.topics)?;
     let (batches_in, batches) = mpsc::channel(4);
     let (applied, applied_out) = std_mpsc::channel();
-    let size = settings.batch;
+    let (size, topics) = (settings.batch, settings.topics.clone());
     let thread = std::thread::Builder::new()
         .name("outbox-consumer".into())
-        .spawn(move || poll(&consumer, &batches_in, &applied_out, size, &stop))
+        .spawn(move || poll(&consumer, &topics, &batches_in, &applied_out, size, &stop))
         .map_err(|error| Error::Config(format!("a thread cannot be started: {error}")))?;
     Ok((batches, applied, thread))
 }
 
+fn subscribe<D: Database>(consumer: &BaseConsumer<Membership<D>>, topics: &[String]) -> Result<()> {
+    let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+    Ok(consumer.subscribe(&topics)?)
+}
+
 fn poll<D: Database>(
     consumer: &BaseConsumer<Membership<D>>,
+    topics: &[String],
     batches: &mpsc::Sender<Batch>,
     applied: &std_mpsc::Receiver<Applied>,
     size: usize,
@@ -93,8 +99,17 @@ fn poll<D: Database>(
             }
             wait = Duration::ZERO;
         }
-        if let Some(error) = membership.state.lock().expect("never poisoned").failed.take() {
-            return Err(error);
+        let failed = membership.state.lock().expect("never poisoned").failed.take();
+        match failed {
+            None => {}
+            Some(error) if error.is_transient() => {
+                tracing::warn!(%error, "could not take its partitions over, and joins the group anew");
+                consumer.unsubscribe();
+                std::thread::sleep(PAUSE);
+                subscribe(consumer, topics)?;
+                continue;
+            }
+            Some(error) => return Err(error),
         }
         for ((topic, partition), records) in gathered {
             if let Some((assignment, records)) = membership.check(&topic, partition, records)? {
@@ -136,9 +151,10 @@ fn hand_over<D: Database>(
             Err(_) if stop.is_cancelled() => break None,
             Err(_) => {}
         }
-        if paused.is_none() {
-            let all = consumer.assignment()?;
-            consumer.pause(&all)?;
+        if paused.is_none()
+            && let Ok(all) = consumer.assignment()
+            && consumer.pause(&all).is_ok()
+        {
             paused = Some(all);
         }
         if let Some(Err(error)) = consumer.poll(Duration::ZERO) {
@@ -227,13 +243,30 @@ impl<D: Database> Membership<D> {
         for element in list.elements() {
             let (topic, partition) = (element.topic(), element.partition());
             let Some(assignment) = self.runtime.block_on(self.assign(topic, partition))? else { break };
-            let (low, high) = consumer.fetch_watermarks(topic, partition, ANSWER_WITHIN)?;
-            let begin = begin_at(&assignment, low, high, self.skip_expired)?;
+            let begin = self.begin(consumer, &assignment)?;
             starts.add_partition_offset(topic, partition, begin)?;
             let mut state = self.state.lock().expect("never poisoned");
             state.assigned.insert((topic.to_owned(), partition), Arc::new(assignment));
         }
         Ok(starts)
+    }
+
+    /// Where to begin to read, by what the broker has. A broker that has just come up may not answer
+    /// yet, or say for a moment that it has less than it has.
+    fn begin(&self, consumer: &BaseConsumer<Self>, assignment: &Assignment) -> Result<Offset> {
+        let deadline = Instant::now() + ANSWER_WITHIN;
+        loop {
+            let watermarks =
+                consumer.fetch_watermarks(&assignment.topic, assignment.partition, ANSWER_WITHIN);
+            let begin = match watermarks {
+                Ok((low, high)) => begin_at(assignment, low, high, self.skip_expired),
+                Err(error) => Err(error.into()),
+            };
+            if begin.is_ok() || Instant::now() > deadline || self.stop.is_cancelled() {
+                return begin;
+            }
+            std::thread::sleep(PAUSE);
+        }
     }
 
     /// Waits for a database that is down, until told to stop.
