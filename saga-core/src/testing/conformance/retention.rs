@@ -1,7 +1,7 @@
 //! What is over may be forgotten; what a late start needs may not.
 
+use super::Verdict;
 use super::rig::{Rig, go, holds, same, seconds, start, then};
-use super::{Broken, Verdict};
 use crate::journal::EndKind;
 use crate::store::{StartReply, State, Then};
 

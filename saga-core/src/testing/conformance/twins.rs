@@ -11,8 +11,8 @@ use crate::id::{MailId, Name, RunId, WorkerId};
 use crate::journal::Timestamp;
 use crate::store::{
     Backend, Claim, Claimed, Commit, CommitReply, Counts, Error, Fence, Filter, JournalRow, Loaded, Mail,
-    Manifest, MemoryStore, NewWorker, Posted, Query, Renewal, Result, Start, StartReply, Store, Summary,
-    Then, WorkerInfo,
+    Manifest, MemoryStore, NewWorker, Posted, Pruned, Query, Renewal, Result, Retain, Start, StartReply,
+    Store, Summary, Then, WorkerInfo,
 };
 
 /// What a twin does wrong.
@@ -68,6 +68,8 @@ enum Bug {
     CutsAtNul,
     /// The second page of a list is the first again.
     RepeatsPages,
+    /// A journal is removed before its time.
+    ForgetsTooEarly,
     /// Ended sagas are not counted.
     CountsOnlyTheLiving,
 }
@@ -273,6 +275,14 @@ impl Store for Twin {
 }
 
 #[async_trait]
+impl Retain for Twin {
+    async fn prune(&self, ended_before: Timestamp, after: Option<RunId>, limit: usize) -> Result<Pruned> {
+        let before = if self.has(Bug::ForgetsTooEarly) { Timestamp::MAX_UTC } else { ended_before };
+        self.real.prune(before, after, limit).await
+    }
+}
+
+#[async_trait]
 impl Query for Twin {
     async fn find(&self, definition: &Name, saga: &str) -> Result<Option<Summary>> {
         self.real.find(definition, saga).await
@@ -338,6 +348,7 @@ async fn every_twin_is_caught_by_the_guarantee_that_it_breaks() {
         (NormalisesJson, "every_text_is_kept_as_it_was"),
         (CutsAtNul, "a_nul_character_harms_nobody"),
         (RepeatsPages, "a_list_is_filtered_and_paged"),
+        (ForgetsTooEarly, "a_journal_goes_once_its_saga_ended_long_enough_ago"),
         (CountsOnlyTheLiving, "counts_are_by_definition_and_state"),
     ] {
         let report =
