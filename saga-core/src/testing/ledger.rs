@@ -346,3 +346,6 @@ impl fmt::Display for Entry {
         write!(f, "{} attempt {}: {verdict:?}", request.target(), request.attempt)
     }
 }
+
+#[cfg(test)]
+mod tests;

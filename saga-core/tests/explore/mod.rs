@@ -1,4 +1,5 @@
-//! Every point of every kind of saga, and everything that can go wrong there.
+//! Every point of every kind of saga, and everything that can go wrong there: together far more than ten
+//! thousand runs, which `--nocapture` shows counted.
 
 mod definitions;
 
@@ -51,4 +52,21 @@ fn probed() {
 #[test]
 fn impatient() {
     explored(definitions::impatient(), 1_400);
+}
+
+#[test]
+fn a_rule_of_the_users_own_is_held_against_every_run() {
+    let explored = explore(&definitions::impatient(), Ledger::clone, 1).budget(0);
+    let strict = explored.check(|run| match run.ledger.effects().len() {
+        0..=3 => Ok(()),
+        more => Err(format!("{more} effects are too many")),
+    });
+    let violation = strict.run().expect_err("charge, reserve, and both undone are four");
+    assert_eq!(violation.broken, ["4 effects are too many"]);
+    assert!(violation.to_string().starts_with("SAGA_PLAN='impatient:"), "{violation}");
+    assert_eq!(violation.to_string().lines().count(), 1, "one line that replays it");
+    let plan = violation.line.trim_start_matches("SAGA_PLAN='impatient:").trim_end_matches('\'');
+    let again = strict.play(plan).expect_err("the same plan is the same run");
+    assert_eq!(again.broken, violation.broken);
+    assert!(again.to_string().contains("participants:"), "replayed, it tells its story");
 }
