@@ -9,10 +9,11 @@ use async_trait::async_trait;
 use super::super::play::Seams;
 use super::stores::{Habit, rewritten, with};
 use super::{found, sagas};
-use crate::id::{RunId, WorkerId};
+use crate::id::{MailId, RunId, WorkerId};
 use crate::journal::{Answer, Effect, MailBody, Outcome, Record, Timestamp};
 use crate::store::{
-    Claim, Claimed, Commit, CommitReply, Error, Fence, NewWorker, Result, Start, StartReply, Store, Then,
+    Claim, Claimed, Commit, CommitReply, Error, Fence, Mail, NewWorker, Result, Start, StartReply, Store,
+    Then,
 };
 
 fn store<H: Habit>(habit: impl Fn() -> H + Send + Sync + 'static) -> Seams {
@@ -79,6 +80,47 @@ impl Habit for EndBesideTheFence {
 fn an_end_that_is_applied_although_its_commit_is_refused() {
     let found = found(sagas::linear(), store(EndBesideTheFence::default));
     assert!(found.contains("it has not come to rest"), "{found}");
+}
+
+/// The mail that a commit consumes is gone, also where the commit is refused.
+#[derive(Default)]
+struct EatsMail {
+    eaten: Mutex<HashSet<MailId>>,
+}
+
+impl EatsMail {
+    fn hide(&self, mail: &mut Vec<Mail>) {
+        mail.retain(|mail| !self.eaten.lock().unwrap().contains(&mail.id));
+    }
+}
+
+#[async_trait]
+impl Habit for EatsMail {
+    async fn commit(&self, real: &dyn Store, fence: Fence, commits: &[Commit]) -> Result<Vec<CommitReply>> {
+        let mut replies = real.commit(fence, commits).await;
+        self.eaten.lock().unwrap().extend(commits.iter().flat_map(|commit| &commit.mail));
+        for reply in replies.iter_mut().flatten() {
+            if let CommitReply::Committed { mail } = reply {
+                self.hide(mail);
+            }
+        }
+        replies
+    }
+
+    async fn claim(&self, real: &dyn Store, claim: &Claim) -> Result<Claimed> {
+        let mut claimed = real.claim(claim).await?;
+        self.hide(&mut claimed.mail);
+        claimed.sagas.iter_mut().for_each(|saga| self.hide(&mut saga.mail));
+        Ok(claimed)
+    }
+}
+
+#[test]
+fn mail_that_is_consumed_although_its_commit_is_refused() {
+    let explore = sagas::explored(sagas::linear()).seams(store(EatsMail::default));
+    let stolen = (4..10).map(|point| explore.play(&format!("@3=cancel @{point}=steal-before")));
+    let broken: Vec<String> = stolen.filter_map(|run| Some(run.err()?.broken.join("; "))).collect();
+    assert!(broken.iter().any(|broken| broken.contains("is not answered")), "{broken:?}");
 }
 
 /// Reads the journal before the last commit of the worker that is taken over has come in.
