@@ -90,6 +90,7 @@ impl ClaimRequest {
 }
 
 /// The answer to a [`ClaimRequest`].
+#[allow(clippy::large_enum_variant, reason = "the large one is the usual one, and is moved once")]
 #[derive(Clone, Debug)]
 pub enum Claim {
     /// Yours: run it, then complete or release the ticket.
@@ -235,6 +236,7 @@ impl Ticket {
 }
 
 /// What a store must do about a request.
+#[allow(clippy::large_enum_variant, reason = "returned and matched at once")]
 #[derive(Clone, Debug)]
 pub(crate) enum Decision {
     /// Answer; nothing is written.

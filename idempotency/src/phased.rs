@@ -85,6 +85,7 @@ type Phase<P, S, O> =
 /// Makes the row that a phase's end asks for.
 type Settle<S, O> = Arc<dyn Fn(&Ticket, &Next<S, O>) -> Result<Put, serde_json::Error> + Send + Sync>;
 
+#[allow(clippy::large_enum_variant, reason = "returned and matched at once")]
 enum Step<O> {
     /// The claim goes on under this ticket.
     On(Ticket),

@@ -261,6 +261,7 @@ impl Expected {
 }
 
 /// What a [`Store::swap`] writes.
+#[allow(clippy::large_enum_variant, reason = "the large one is the usual one, and is passed by reference")]
 #[derive(Clone, Debug)]
 pub enum Change {
     /// This row, in place of what is stored.
@@ -270,6 +271,7 @@ pub enum Change {
 }
 
 /// How a [`Store::swap`] ended.
+#[allow(clippy::large_enum_variant, reason = "returned and matched at once")]
 #[derive(Clone, Debug)]
 pub enum Swap {
     /// Written.

@@ -10,7 +10,7 @@ impl Time {
     /// This machine's clock: only for stores that live in this process or on this host.
     pub fn of_this_host() -> Self {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        Self(since.map_or(0, |d| micros(d)))
+        Self(since.map_or(0, micros))
     }
 
     /// The time `duration` later.

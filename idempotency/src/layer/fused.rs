@@ -289,6 +289,7 @@ impl<F: FusedStore> Run<'_, F> {
 }
 
 /// How a transaction ended.
+#[allow(clippy::large_enum_variant, reason = "returned and matched at once")]
 enum Commit {
     Done,
     /// The database was asked, and this is what it keeps.

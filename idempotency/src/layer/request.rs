@@ -25,6 +25,7 @@ pub(crate) struct Job {
     pub(crate) of_saga: bool,
 }
 
+#[allow(clippy::large_enum_variant, reason = "returned and matched at once")]
 pub(crate) enum Entry {
     /// Not protected.
     Pass(Request<Body>),
@@ -75,11 +76,11 @@ enum Name {
 
 fn name(settings: &Settings, headers: &HeaderMap) -> Result<Option<Name>, Problem> {
     if settings.barrier {
-        let repeated = |name: &&str| headers.get_all(*name).iter().nth(1).is_some();
+        let repeated = |name: &str| headers.get_all(name).iter().nth(1).is_some();
         let probe = Call::read(|name| headers.get(name).map(http::HeaderValue::as_bytes));
         match probe {
             Ok(Some(call)) => {
-                if let Some((name, _)) = call.headers().iter().find(|(name, _)| repeated(&name)) {
+                if let Some((name, _)) = call.headers().iter().find(|(name, _)| repeated(name)) {
                     return Err(Problem::saga_headers(format!("the header {name} is repeated")));
                 }
                 return Ok(Some(Name::Call(call)));

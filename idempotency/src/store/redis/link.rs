@@ -28,9 +28,8 @@ impl Link {
                     )
                 })?;
                 let nodes: Vec<String> = hosts.split(',').map(|host| format!("redis://{host}")).collect();
-                let mut sentinels =
-                    SentinelClient::build(nodes, master.to_owned(), None, SentinelServerType::Master)
-                        .map_err(unavailable)?;
+                let mut sentinels = SentinelClient::build(nodes, master, None, SentinelServerType::Master)
+                    .map_err(unavailable)?;
                 sentinels.async_get_client().await.map_err(unavailable)?
             }
         };
