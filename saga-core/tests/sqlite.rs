@@ -78,6 +78,31 @@ async fn a_lock_that_is_missing_proves_nothing() {
     assert_eq!(gone(&store, me).await, [false]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_processes_may_open_a_new_file_at_once() {
+    for _ in 0..10 {
+        let file = Arc::new(File::new());
+        let opening = (0..6).map(|_| {
+            let file = file.clone();
+            tokio::spawn(async move { SqliteStore::open(file.path()).await.map(drop) })
+        });
+        for opened in futures::future::join_all(opening).await {
+            opened.expect("it does not panic").expect("each waits for the others");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_renewal_under_a_wrong_epoch_does_not_let_go_of_the_lock() {
+    let file = File::new();
+    let store = SqliteStore::open(file.path()).await.unwrap();
+    let (me, they) = (store.join(&worker()).await.unwrap(), store.join(&worker()).await.unwrap());
+    let wrong = saga_core::store::Fence { epoch: 7, ..they };
+    assert_eq!(store.renew(wrong).await, Ok(Renewal::Fenced));
+    assert!(file.dir.path().join(format!("sagas.db.workers/{}.lock", they.worker)).exists());
+    assert_eq!(gone(&store, me).await, [false]);
+}
+
 #[tokio::test]
 async fn a_newer_file_is_refused_by_name() {
     let file = File::new();

@@ -14,7 +14,7 @@ use sqlx::postgres::{PgPool, PgRow};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Binding;
-use super::error::{failed, unreachable};
+use super::error::{failed, is_over, unreachable};
 use crate::store::error::{Error, Result};
 
 /// How long an answer is awaited before its connection is given up: beyond every timeout of the server,
@@ -76,12 +76,13 @@ impl Lent {
     pub(super) async fn rows(&mut self, statement: Binding) -> Result<Vec<PgRow>> {
         let connection = self.connection.as_mut().expect("it is taken out at the very end only");
         self.sound = false;
-        let answer = match tokio::time::timeout(PATIENCE, statement.fetch_all(&mut **connection)).await {
-            Ok(answer) => answer.map_err(failed),
+        match tokio::time::timeout(PATIENCE, statement.fetch_all(&mut **connection)).await {
+            Ok(answer) => {
+                self.sound = !answer.as_ref().is_err_and(is_over);
+                answer.map_err(failed)
+            }
             Err(_) => Err(Error::Unknown(format!("no answer within {PATIENCE:?}"))),
-        };
-        self.sound = !matches!(answer, Err(Error::Unknown(_)));
-        answer
+        }
     }
 
     /// Closes it: it is in the middle of something.

@@ -19,6 +19,23 @@ pub(super) fn failed(error: sqlx::Error) -> Error {
     }
 }
 
+/// Whether the connection is of no further use, although it may still answer: the server went away, it
+/// is no longer the primary, or it does not know (any more) what was prepared.
+pub(super) fn is_over(error: &sqlx::Error) -> bool {
+    match error.as_database_error() {
+        Some(database) => {
+            let code = database.code().unwrap_or_default();
+            code.starts_with("08")
+                || code.starts_with("57P")
+                || matches!(&*code, "25006" | "25P03" | "0A000" | "26000")
+        }
+        None => !matches!(
+            error,
+            sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Encode(_)
+        ),
+    }
+}
+
 /// What it means that there is no connection: nothing was sent yet.
 pub(super) fn unreachable(error: sqlx::Error) -> Error {
     match failed(error) {

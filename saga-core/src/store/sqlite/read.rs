@@ -107,5 +107,5 @@ pub(super) fn time(micros: i64) -> Result<Timestamp> {
 
 /// Microseconds since 1970, rounded up: nothing is due early.
 pub(super) fn micros(time: Timestamp) -> i64 {
-    time.timestamp_micros() + i64::from(time.timestamp_subsec_nanos() % 1000 > 0)
+    time.timestamp_micros() + i64::from(!time.timestamp_subsec_nanos().is_multiple_of(1000))
 }

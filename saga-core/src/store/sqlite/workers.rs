@@ -152,7 +152,6 @@ pub(super) async fn renew(db: &Db, fence: Fence) -> Result<Renewal> {
     .map_err(failed)?
     .rows_affected();
     if renewed == 0 {
-        db.locks.forget(fence.worker);
         return Ok(Renewal::Fenced);
     }
     let rows = sqlx::query(
