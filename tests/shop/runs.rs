@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use tempfile::TempDir;
+use tests::servers::{kafka, postgres, redis};
 
 use super::ledgers::{applied, audit};
 use super::{files, order_shop};
@@ -51,4 +52,15 @@ async fn agrees_with_the_ledgers(report: &Value, home: &TempDir) {
         report["events_received"], audit.whole,
         "an event for each order that was shipped, and no other"
     );
+}
+
+#[tokio::test]
+async fn with_faults_every_order_is_whole_or_undone_on_real_servers() {
+    let (database, keys, kafka) =
+        tokio::join!(postgres::fresh_database(), redis::fresh_keyspace(), kafka::shared());
+    // Every run has a topic of its own, on a broker that creates none by itself.
+    let topic = kafka::fresh_topic(&kafka, 3).await;
+    let servers =
+        ["--store", database.url(), "--idempotency", &keys.url, "--kafka", &kafka, "--topic", &topic];
+    with_faults(&[&servers[..], &["--workers", "2"]].concat()).await;
 }
