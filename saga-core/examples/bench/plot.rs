@@ -24,13 +24,10 @@ pub(crate) fn svg(limits: &[Limit], runs: &[Run]) -> String {
     out
 }
 
-fn panel(
-    out: &mut String,
-    left: f64,
-    title: &str,
-    series: &[(&str, &str, Vec<(f64, f64)>)],
-    marks: &[(&str, f64)],
-) {
+/// A name, a colour, and the points of one line.
+type Series<'a> = (&'a str, &'a str, Vec<(f64, f64)>);
+
+fn panel(out: &mut String, left: f64, title: &str, series: &[Series<'_>], marks: &[(&str, f64)]) {
     let points = || series.iter().flat_map(|(_, _, points)| points);
     let values = || points().map(|p| p.1).chain(marks.iter().map(|m| m.1));
     let x = Axis::over(points().map(|p| p.0), left, left + WIDTH);

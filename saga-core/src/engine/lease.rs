@@ -29,7 +29,7 @@ pub(super) async fn keep(shared: Arc<Shared>, incarnation: Arc<Incarnation>) {
             Ok(Ok(Renewal::Renewed(others))) => {
                 trusted_until = sent + lease * 9 / 10;
                 for dead in peers.observe(&others, shared.clock.trusted()) {
-                    take_over(&shared, dead).await;
+                    take_over(&shared, dead);
                 }
                 lease / 3
             }
@@ -53,7 +53,7 @@ pub(super) async fn keep(shared: Arc<Shared>, incarnation: Arc<Incarnation>) {
 
 /// Fences a dead worker in a task of its own, because draining its batches may take a while and our
 /// own renewals must not wait for that.
-async fn take_over(shared: &Arc<Shared>, dead: crate::id::WorkerId) {
+fn take_over(shared: &Arc<Shared>, dead: crate::id::WorkerId) {
     let shared = shared.clone();
     tokio::spawn(async move {
         match shared.backend.store.fence(dead).await {

@@ -93,8 +93,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_unknown_kind_is_named_without_its_password() {
-        let error =
-            connect("mysql://ann:s3cret@db/x").await.err().expect("there is no such store").to_string();
+        let error = connect("mysql://ann:s3cret@db/x").await.expect_err("there is no such store").to_string();
         assert!(error.contains("mysql://ann:***@db/x") && !error.contains("s3cret"), "{error}");
     }
 }

@@ -115,9 +115,9 @@ pub(super) async fn a_claim_gives_unread_mail(rig: &Rig) -> Verdict {
     let (first, second) = (cancel(owned), cancel(waiting));
     rig.other().await.store.post(&[first.clone(), second.clone()]).await?;
     let claimed = rig.claim(fence).await?;
-    same!(claimed.mail, [first.clone()], "the mail of sagas that were owned before");
+    same!(claimed.mail, std::slice::from_ref(&first), "the mail of sagas that were owned before");
     same!(runs(&claimed), [waiting], "what is claimed");
-    same!(claimed.sagas[0].mail, [second.clone()], "the mail of what is claimed");
+    same!(claimed.sagas[0].mail, std::slice::from_ref(&second), "the mail of what is claimed");
     let mut again = rig.claim(fence).await?.mail;
     again.sort_unstable_by_key(|mail| mail.id);
     same!(again, [first, second], "the mail, until it is consumed");
