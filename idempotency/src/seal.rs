@@ -31,6 +31,7 @@ pub struct Seal {
 }
 
 /// What an answer belongs to.
+#[cfg_attr(not(feature = "seal"), allow(dead_code, reason = "read by the cipher only"))]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place<'a> {
     pub(crate) id: &'a KeyId,
