@@ -60,7 +60,7 @@ impl<D: Database, H: Handler<D::Connection>> Worker<D, H> {
     ) -> Result<()> {
         let Batch { assignment, records } = batch;
         self.know(&assignment, stop).await?;
-        let mut rest = Arc::new(records);
+        let rest = Arc::new(records);
         let mut failures = 0;
         let (mut from, mut upto) = (0, rest.len());
         while from < upto || upto < rest.len() {
@@ -83,10 +83,16 @@ impl<D: Database, H: Handler<D::Connection>> Worker<D, H> {
                 Ok(Outcome::Failed { error, .. }) => {
                     failures += 1;
                     match self.reason_to_park(&error, failures) {
-                        Some(reason) => {
-                            self.park(&assignment, &mut rest, from, reason, stop).await?;
-                            (from, upto, failures) = (from + 1, rest.len(), 0);
-                        }
+                        Some(reason) => match self.park(&assignment, &rest, from, reason, stop).await {
+                            Ok(()) => (from, upto, failures) = (from + 1, rest.len(), 0),
+                            Err(Error::Outbox(outbox::Error::Fenced { .. })) => {
+                                self.stats.fenced.add(1);
+                                return Ok(());
+                            }
+                            // Stopped while the database was away: the next owner meets it again.
+                            Err(error) if error.is_transient() => return Ok(()),
+                            Err(error) => return Err(error),
+                        },
                         None => {
                             upto = from + 1;
                             pause(failures, stop).await;
@@ -211,7 +217,7 @@ impl<D: Database, H: Handler<D::Connection>> Worker<D, H> {
     async fn park(
         &mut self,
         assignment: &Arc<Assignment>,
-        records: &mut Arc<Vec<Received>>,
+        records: &Arc<Vec<Received>>,
         index: usize,
         reason: String,
         stop: &CancellationToken,
@@ -222,11 +228,8 @@ impl<D: Database, H: Handler<D::Connection>> Worker<D, H> {
                 Piece { records: records.clone(), from: index, upto: index + 1, park: Some(reason.clone()) };
             match self.transact(assignment, piece).await {
                 Ok(_) => break,
-                Err(error)
-                    if error.is_transient() && !matches!(error, Error::Outbox(_)) && !stop.is_cancelled() =>
-                {
-                    pause(3, stop).await;
-                }
+                Err(error @ Error::Outbox(outbox::Error::Fenced { .. })) => return Err(error),
+                Err(error) if error.is_transient() && !stop.is_cancelled() => pause(3, stop).await,
                 Err(error) => return Err(error),
             }
         }

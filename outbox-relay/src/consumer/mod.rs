@@ -147,7 +147,16 @@ impl<D: Database> Consumer<D> {
             ));
         }
         let inbox = Inbox::new(&self.settings.group);
-        outbox::check_schema(&mut *self.database.connection().await?).await?;
+        while let Err(error) = self.check_schema().await {
+            if !error.is_transient() {
+                return Err(error);
+            }
+            tracing::warn!(%error, "waiting for the database");
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            }
+        }
         let guard = stop.child_token();
         let stop_poller = guard.clone().drop_guard();
         let (mut batches, applied, poller) =
@@ -170,5 +179,9 @@ impl<D: Database> Consumer<D> {
         let polled =
             tokio::task::spawn_blocking(move || poller.join()).await.expect("joining does not panic");
         worked.and(polled.expect("the poller does not panic"))
+    }
+
+    async fn check_schema(&self) -> Result<()> {
+        Ok(outbox::check_schema(&mut *self.database.connection().await?).await?)
     }
 }

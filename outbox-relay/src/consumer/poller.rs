@@ -274,11 +274,20 @@ impl<D: Database> Membership<D> {
         loop {
             let (inbox, database) = (self.inbox.clone(), self.database.clone());
             let (topic, owner) = (topic.to_owned(), self.owner.clone());
-            let assigning = tokio::spawn(async move {
+            let mut assigning = tokio::spawn(async move {
                 let mut connection = database.connection().await?;
                 Ok::<_, Error>(inbox.assign(&mut *connection, &topic, partition, &owner).await?)
             });
-            match assigning.await.expect("assigning does not panic") {
+            // One statement of its own: unlike a transaction it may be given up half-way. A server
+            // that died at the wrong moment may never answer.
+            let assigned = match tokio::time::timeout(ANSWER_WITHIN, &mut assigning).await {
+                Ok(assigned) => assigned.expect("assigning does not panic"),
+                Err(_) => {
+                    assigning.abort();
+                    Err(Error::Database(sqlx::Error::PoolTimedOut))
+                }
+            };
+            match assigned {
                 Ok(assignment) => return Ok(Some(assignment)),
                 Err(error) if error.is_transient() => tracing::warn!(%error, "waiting for the database"),
                 Err(error) => return Err(error),

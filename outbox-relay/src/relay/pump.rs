@@ -82,11 +82,12 @@ impl<'a> Pump<'a> {
         };
         let result = pump.publish(&mut pages, stop).await;
         let (acknowledging, settled) = (pump.acknowledging.take(), pump.window.undone() == 0);
-        // The reader must be gone before anybody resumes: it moves the source's reading on.
+        // Both must be gone before anybody resumes: they move the source's reading and its cursor on. A
+        // database that has gone silent is given one lease to answer.
         drop(pages);
-        reader.await.expect("the reader does not panic");
+        gone(reader, relay.settings.lease).await;
         if let Some(last) = acknowledging {
-            let last = last.await.expect("acknowledging does not panic");
+            let last = gone(last, relay.settings.lease).await.unwrap_or(Ok(()));
             return result.and(last).map(|()| settled);
         }
         result.map(|()| settled)
@@ -375,6 +376,16 @@ async fn read(source: Arc<dyn Source>, limit: usize, pages: mpsc::Sender<Result<
             return;
         }
     }
+}
+
+/// Waits for a task to end, and ends it if it takes too long.
+async fn gone<T>(mut task: JoinHandle<T>, patience: Duration) -> Option<T> {
+    if let Ok(ended) = tokio::time::timeout(patience, &mut task).await {
+        return Some(ended.expect("it does not panic"));
+    }
+    task.abort();
+    let _ = task.await;
+    None
 }
 
 /// Waits for the task, for ever if there is none.
