@@ -78,7 +78,7 @@ pub fn compare(written: &[Written], published: &[Published], complete: bool) -> 
         if !seen.insert(record.id) {
             differences.duplicated.push(record.clone());
         } else if let Some(event) = event {
-            let highest = highest.entry((&record.topic, &record.key)).or_insert(event.place);
+            let highest = highest.entry((&record.topic, &event.key)).or_insert(event.place);
             if event.place < *highest {
                 differences.reordered.push(record.clone());
             }

@@ -18,8 +18,8 @@ pub(super) fn parse(url: &str) -> Option<ReplicationConfig> {
     let (user, password) = login.split_once(':').unwrap_or((login, ""));
     let (address, database) = place.split_once('/')?;
     let (host, port) = match address.rsplit_once(':') {
-        Some((host, port)) => (host, port.parse().ok()?),
-        None => (address, 5432),
+        Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()?),
+        _ => (address, 5432),
     };
     let host = host.trim_matches(['[', ']']);
     let tls = tls(&parameters)?;
