@@ -152,15 +152,15 @@ impl<D: Database, H: Handler<D::Connection>> Worker<D, H> {
             let received = Received::from_parked(&parked);
             let mut ids: Vec<Uuid> = received.id.into_iter().collect();
             ids = inbox.first_time(&mut *tx, &ids).await?;
-            if received.id.is_none() || !ids.is_empty() {
-                if let Err(error) = handler.handle(&mut tx, &received).await {
-                    drop(tx);
-                    let mut tx = database.begin().await?;
-                    inbox.enter(&mut *tx, &at).await?;
-                    inbox.hold(&mut *tx, &parked, &reason(&error)).await?;
-                    D::commit(tx).await?;
-                    return Ok(None);
-                }
+            if (received.id.is_none() || !ids.is_empty())
+                && let Err(error) = handler.handle(&mut tx, &received).await
+            {
+                drop(tx);
+                let mut tx = database.begin().await?;
+                inbox.enter(&mut *tx, &at).await?;
+                inbox.hold(&mut *tx, &parked, &reason(&error)).await?;
+                D::commit(tx).await?;
+                return Ok(None);
             }
             inbox.unpark(&mut *tx, &parked).await?;
             let keys = inbox.parked_keys(&mut *tx, &at).await?;

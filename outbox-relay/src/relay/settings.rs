@@ -10,10 +10,10 @@ pub struct RelaySettings {
     /// How long a dead relay's outbox waits for the next one. Ten seconds: longer than a pause of a
     /// busy database, shorter than the patience of who waits for the events.
     pub lease: Duration,
-    /// Most events between source and broker. Twenty thousand keep a broker of 20 ms busy at a
-    /// million a second, and are what is published again at most if a topic's tail cannot be read.
+    /// Most events between source and broker. Ten thousand keep a broker of 50 ms busy at two hundred
+    /// thousand a second, and are what is published again at most if a topic's tail cannot be read.
     pub window_events: usize,
-    /// Most memory they may hold, in bytes. Eight mebibytes, for a relay of 32 in all.
+    /// Most memory they may hold, in bytes. Four mebibytes; the producer holds as much again.
     pub window_bytes: usize,
     /// Most events read at once.
     pub page_events: usize,
@@ -32,8 +32,8 @@ impl Default for RelaySettings {
     fn default() -> Self {
         Self {
             lease: Duration::from_secs(10),
-            window_events: 20_000,
-            window_bytes: 8 << 20,
+            window_events: 10_000,
+            window_bytes: 4 << 20,
             page_events: 2_000,
             refused_for: Duration::from_secs(30),
             drain: Duration::from_secs(10),

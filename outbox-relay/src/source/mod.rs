@@ -140,7 +140,7 @@ impl Default for PageSize {
 }
 
 impl PageSize {
-    const BYTES: usize = 2 << 20;
+    const BYTES: usize = 1 << 20;
 
     /// Rows to ask for.
     pub(crate) fn rows(self, limit: usize) -> usize {
