@@ -82,8 +82,8 @@ pub(crate) async fn postgres(url: &str) -> Outcome {
 /// Counted by the server, not by us.
 async fn commits(pool: &PgPool, store: &PostgresStore) -> Outcome {
     let count = || async {
-        // The server's statistics are written when a session is idle for a moment.
-        tokio::time::sleep(Duration::from_millis(1500)).await;
+        // A session reports its statistics at the latest when it was idle for ten seconds.
+        tokio::time::sleep(Duration::from_secs(11)).await;
         let count = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()";
         sqlx::query_scalar::<_, i64>(count).fetch_one(pool).await
     };
