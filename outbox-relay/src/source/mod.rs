@@ -70,7 +70,7 @@ pub enum Decision {
 /// Events are read in an order that keeps the order of each key whose writers take turns. Reading
 /// goes ahead of acknowledging and is not durable; [`Source::resume`] goes back to what is. Methods
 /// that change anything are conditional on the epoch and answer
-/// [`Error::Fenced`](crate::Error::Fenced) when it is not the current one. Each method runs to its
+/// [`Error::Fenced`] when it is not the current one. Each method runs to its
 /// end in a task of its own: dropping the future that waits for it cancels nothing.
 #[async_trait]
 pub trait Source: Send + Sync + 'static {

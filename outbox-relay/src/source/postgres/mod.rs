@@ -6,7 +6,7 @@
 //! # What is durable where
 //!
 //! The table is the truth: a row stays until Kafka has its event. `outbox.relay` holds the lease and
-//! the [cursor](cursor), moved only in statements that are conditional on the lease's epoch;
+//! the [`cursor`], moved only in statements that are conditional on the lease's epoch;
 //! `outbox.parked` names rows that are set aside. A row is *done* when the cursor has passed it and it
 //! is not parked; sweeping deletes done rows later, in batches, so the cursor moves by one small
 //! update and the table's dead rows do not pile up behind somebody's long transaction.
