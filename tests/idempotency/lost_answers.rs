@@ -62,6 +62,11 @@ async fn until_acquired(store: &Arc<dyn Store>, request: &idempotency::ClaimRequ
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_vanishes_to_postgres_is_an_answer_in_time() {
+    a_request_that_vanishes_is_an_answer_in_time(Postgres::start().await, |id| id.0.to_vec()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_vanishes_to_redis_is_an_answer_in_time() {
     a_request_that_vanishes_is_an_answer_in_time(Redis::start().await, |id| id.to_hex().into_bytes()).await;
 }

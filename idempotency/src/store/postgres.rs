@@ -8,6 +8,8 @@
 //! Replaying reads only: `ON CONFLICT DO NOTHING` writes nothing, where `DO UPDATE` would lock the row and
 //! cost 1.5 kB of WAL for each replay.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use sqlx::postgres::{PgPool, PgPoolOptions, PgRow};
 use sqlx::query::Query;
@@ -32,8 +34,7 @@ pub struct PostgresStore {
 impl PostgresStore {
     /// Connects with a pool of its own, brings the schema up to date and checks the server's settings.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
-        let options =
-            PgPoolOptions::new().max_connections(16).acquire_timeout(std::time::Duration::from_secs(5));
+        let options = PgPoolOptions::new().max_connections(16).acquire_timeout(Duration::from_secs(5));
         let pool = options.connect(url).await.map_err(unavailable)?;
         Self::new(pool).await
     }
@@ -94,7 +95,7 @@ impl PostgresStore {
         if *expected != Expected::Absent {
             query = bind_expected(query.bind(put.fresh), expected);
         }
-        query.fetch_one(&self.pool).await.map_err(unavailable)
+        answered(&self.pool, query).await
     }
 
     async fn delete(&self, id: &KeyId, expected: &Expected) -> Result<PgRow, StoreError> {
@@ -105,7 +106,7 @@ impl PostgresStore {
             Expected::Held(_) => sql::DELETE_IF_HELD,
         };
         let query = sqlx::query(statement).bind(id.0.to_vec());
-        bind_expected(query, expected).fetch_one(&self.pool).await.map_err(unavailable)
+        answered(&self.pool, bind_expected(query, expected)).await
     }
 }
 
@@ -129,8 +130,7 @@ impl Store for PostgresStore {
     }
 
     async fn read(&self, id: &KeyId) -> Result<(Option<Dated>, Time), StoreError> {
-        let row =
-            sqlx::query(sql::READ).bind(id.0.to_vec()).fetch_one(&self.pool).await.map_err(unavailable)?;
+        let row = answered(&self.pool, sqlx::query(sql::READ).bind(id.0.to_vec())).await?;
         Ok((dated(&row)?, now(&row)?))
     }
 
@@ -163,6 +163,32 @@ impl Store for PostgresStore {
 }
 
 type PgQuery = Query<'static, Postgres, sqlx::postgres::PgArguments>;
+
+/// How long a statement's answer is awaited. Every statement here touches one row by its key; what takes
+/// longer has lost its way in the network.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Runs one statement to its end, or gives it up together with its connection: nobody else ever sees what
+/// is still on its way. It runs in a task of its own, so that a caller who stops waiting leaves no
+/// connection in the middle of something.
+async fn answered(pool: &PgPool, query: PgQuery) -> Result<PgRow, StoreError> {
+    let pool = pool.clone();
+    let task = tokio::spawn(async move {
+        let mut connection = pool.acquire().await?;
+        match tokio::time::timeout(PATIENCE, query.fetch_one(&mut *connection)).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                connection.close_on_drop();
+                let silent = format!("no answer within {PATIENCE:?}");
+                Err(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, silent)))
+            }
+        }
+    });
+    match task.await {
+        Ok(answer) => answer.map_err(unavailable),
+        Err(_) => Err(unavailable(sqlx::Error::WorkerCrashed)),
+    }
+}
 
 /// Binds `$1` to `$17`.
 pub(crate) fn bind_put(query: PgQuery, id: &KeyId, put: &Put) -> PgQuery {
