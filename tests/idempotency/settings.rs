@@ -37,3 +37,10 @@ async fn a_wrong_url_says_so() {
     let unreachable = RedisStore::connect("redis://127.0.0.1:1").await.map(|_| ()).unwrap_err();
     assert_eq!(unreachable.kind(), StoreErrorKind::Unavailable, "{unreachable}");
 }
+
+/// Two providers of cryptography are linked into this program, as into any that also has the relay.
+#[tokio::test]
+async fn tls_to_redis_fails_in_words_where_nobody_listens() {
+    let refused = ::idempotency::store::connect("rediss://127.0.0.1:1").await;
+    assert!(refused.is_err(), "nobody listens there");
+}

@@ -18,6 +18,11 @@ impl Link {
             let client = ClusterClient::new(nodes).map_err(unavailable)?;
             return Ok(Self::Cluster(client.get_async_connection().await.map_err(unavailable)?));
         }
+        if url.starts_with("rediss://") {
+            // The client takes the process's default, and panics where two providers of cryptography are
+            // linked and none was chosen. Whoever chose one keeps it.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
         let client = match url.strip_prefix("redis-sentinel://") {
             None => redis::Client::open(url).map_err(unavailable)?,
             Some(rest) => {
