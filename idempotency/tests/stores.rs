@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use idempotency::{MemoryStore, SqliteStore, Store, store, testing};
+use idempotency::sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
+};
+use idempotency::{MemoryStore, SqliteStore, Store, StoreErrorKind, store, testing};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_keeps_every_promise() {
@@ -35,13 +38,20 @@ async fn sqlite_in_memory_keeps_its_rows() {
 #[tokio::test]
 async fn an_unsafe_sqlite_is_refused_with_the_setting_named() {
     let dir = tempfile::tempdir().unwrap();
-    let options = idempotency::sqlx::sqlite::SqliteConnectOptions::new()
-        .filename(dir.path().join("keys.db"))
-        .create_if_missing(true)
-        .synchronous(idempotency::sqlx::sqlite::SqliteSynchronous::Normal);
-    let pool = idempotency::sqlx::sqlite::SqlitePoolOptions::new().connect_with(options).await.unwrap();
-    let error = SqliteStore::new(pool).await.unwrap_err().to_string();
-    assert!(error.contains("PRAGMA synchronous"), "{error}");
+    let file = SqliteConnectOptions::new().filename(dir.path().join("keys.db")).create_if_missing(true);
+    let full = file.clone().synchronous(SqliteSynchronous::Full);
+    for (options, setting) in [
+        (file.synchronous(SqliteSynchronous::Normal), "PRAGMA synchronous"),
+        (full.clone().journal_mode(SqliteJournalMode::Off), "PRAGMA journal_mode is off"),
+        (full.clone().journal_mode(SqliteJournalMode::Memory), "PRAGMA journal_mode is memory"),
+    ] {
+        let pool = SqlitePoolOptions::new().connect_with(options).await.unwrap();
+        let error = SqliteStore::new(pool.clone()).await.unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Settings);
+        assert!(error.to_string().contains(setting), "{error}");
+        pool.close().await;
+    }
+    SqliteStore::new(SqlitePoolOptions::new().connect_with(full).await.unwrap()).await.unwrap();
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
 //! Rows in a SQLite file: the embedded default.
 //!
 //! Several processes of one host may share the file; SQLite lets one write at a time. Every operation is a
-//! single autocommitted statement, so nothing holds the write lock across an await. Times are read by the
-//! statement itself, which SQLite evaluates once it holds its lock; the clock is the host's, the same for
+//! single statement, and those that wait for each other are committed together (`writer.rs`). Times are read by
+//! the statement itself, which SQLite evaluates once it holds its lock; the clock is the host's, the same for
 //! every process that can open the file.
 
 use std::str::FromStr;
@@ -25,12 +25,14 @@ use crate::time::{Time, micros};
 mod fused;
 mod migrate;
 mod sql;
+mod writer;
+
+use writer::{Write, Writer};
 
 /// A store in a SQLite file.
 #[derive(Clone, Debug)]
 pub struct SqliteStore {
-    // One connection writes: what waits, waits in the pool's queue and not in SQLite's busy handler.
-    writer: SqlitePool,
+    writer: Writer,
     reader: SqlitePool,
 }
 
@@ -44,23 +46,29 @@ impl SqliteStore {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(5));
-        let one = SqlitePoolOptions::new().max_connections(1).min_connections(1).idle_timeout(None);
-        let writer = one.max_lifetime(None).connect_with(options.clone()).await.map_err(unavailable)?;
+        // One connection writes: what waits, waits in a queue and not in SQLite's busy handler. No network is
+        // between: what was there a moment ago still is.
+        let one = SqlitePoolOptions::new().max_connections(1).min_connections(1).test_before_acquire(false);
+        let one = one.idle_timeout(None).max_lifetime(None);
+        let writer = one.connect_with(options.clone()).await.map_err(unavailable)?;
         // A database in memory belongs to its connection.
         let reader = match in_memory {
             true => writer.clone(),
-            false => SqlitePoolOptions::new().max_connections(4).connect_lazy_with(options),
+            false => {
+                let several = SqlitePoolOptions::new().max_connections(4).test_before_acquire(false);
+                several.connect_lazy_with(options)
+            }
         };
         migrate::migrate(&writer).await?;
         Self::check(&writer).await?;
-        Ok(Self { writer, reader })
+        Ok(Self { writer: Writer::new(writer), reader })
     }
 
     /// Takes a pool, brings its tables up to date and checks its settings.
     pub async fn new(pool: SqlitePool) -> Result<Self, StoreError> {
         migrate::migrate(&pool).await?;
         Self::check(&pool).await?;
-        Ok(Self { writer: pool.clone(), reader: pool })
+        Ok(Self { writer: Writer::new(pool.clone()), reader: pool })
     }
 
     /// Brings the tables `idempotency_*` up to date.
@@ -70,62 +78,56 @@ impl SqliteStore {
 
     /// The pool that writes.
     pub fn pool(&self) -> &SqlitePool {
-        &self.writer
+        self.writer.pool()
     }
 
     async fn check(pool: &SqlitePool) -> Result<(), StoreError> {
+        let refuse = |what: &str| {
+            Err(StoreError::new(StoreErrorKind::Settings, format!("the sqlite store is unsafe: {what}")))
+        };
         let synchronous: i64 =
             sqlx::query_scalar("PRAGMA synchronous").fetch_one(pool).await.map_err(unavailable)?;
         if synchronous < 2 {
-            return Err(StoreError::new(
-                StoreErrorKind::Settings,
-                "the sqlite store is unsafe: PRAGMA synchronous is below FULL; a power loss forgets claims \
-                 already given out: set synchronous = FULL",
+            return refuse(
+                "PRAGMA synchronous is below FULL; a power loss forgets claims already given out: set \
+                 synchronous = FULL",
+            );
+        }
+        let journal: String =
+            sqlx::query_scalar("PRAGMA journal_mode").fetch_one(pool).await.map_err(unavailable)?;
+        let file: String = sqlx::query_scalar("SELECT file FROM pragma_database_list WHERE name = 'main'")
+            .fetch_one(pool)
+            .await
+            .map_err(unavailable)?;
+        // A database that has no file is gone with its process, whatever its journal is.
+        if !file.is_empty() && ["off", "memory"].contains(&journal.as_str()) {
+            return refuse(&format!(
+                "PRAGMA journal_mode is {journal}; a process that is killed while it writes damages the file: \
+                 set journal_mode = WAL"
             ));
         }
         Ok(())
-    }
-
-    async fn write(&self, id: &KeyId, expected: &Expected, change: &Change) -> Result<bool, StoreError> {
-        let query = match (change, expected) {
-            (Change::Put(put), _) => {
-                let statement = match expected {
-                    Expected::Absent => sql::PUT_IF_ABSENT,
-                    Expected::Exactly { .. } => sql::PUT_IF_EXACTLY,
-                    Expected::Held(_) => sql::PUT_IF_HELD,
-                };
-                let query = bind_put(sqlx::query(statement), id, put);
-                match expected {
-                    Expected::Absent => query,
-                    _ => bind_expected(query.bind(put.fresh), expected),
-                }
-            }
-            (Change::Delete, Expected::Absent) => return Ok(self.read(id).await?.0.is_none()),
-            (Change::Delete, Expected::Exactly { .. }) => {
-                bind_expected(sqlx::query(sql::DELETE_IF_EXACTLY).bind(id.0.to_vec()), expected)
-            }
-            (Change::Delete, Expected::Held(_)) => {
-                bind_expected(sqlx::query(sql::DELETE_IF_HELD).bind(id.0.to_vec()), expected)
-            }
-        };
-        Ok(query.execute(&self.writer).await.map_err(unavailable)?.rows_affected() == 1)
     }
 }
 
 #[async_trait]
 impl Store for SqliteStore {
     async fn swap(&self, id: &KeyId, expected: &Expected, change: &Change) -> Result<Swap, StoreError> {
+        let write = || Write { id: *id, expected: expected.clone(), change: change.clone() };
         loop {
             // A replay must not wait for somebody's write lock: look before trying to insert.
-            if *expected != Expected::Absent && self.write(id, expected, change).await? {
+            if *expected != Expected::Absent && self.writer.write(write()).await? {
                 return Ok(Swap::Done);
             }
             let (dated, now) = self.read(id).await?;
             if !expected.is_met(dated.as_ref()) {
                 return Ok(Swap::Other { dated, now });
             }
-            if *expected == Expected::Absent && self.write(id, expected, change).await? {
-                return Ok(Swap::Done);
+            if *expected == Expected::Absent {
+                // Replacing nothing by nothing is done by looking.
+                if matches!(change, Change::Delete) || self.writer.write(write()).await? {
+                    return Ok(Swap::Done);
+                }
             }
         }
     }
@@ -138,7 +140,7 @@ impl Store for SqliteStore {
 
     async fn sweep(&self, limit: u32) -> Result<u64, StoreError> {
         let query = sqlx::query(sql::SWEEP).bind(i64::from(limit));
-        Ok(query.execute(&self.writer).await.map_err(unavailable)?.rows_affected())
+        Ok(query.execute(self.writer.pool()).await.map_err(unavailable)?.rows_affected())
     }
 
     async fn count(&self) -> Result<Counts, StoreError> {
