@@ -60,7 +60,7 @@ pub use sweep::{sweep_all, sweep_forever};
 #[async_trait]
 pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Writes `change` if the stored row is as `expected`, in one atomic operation; otherwise answers what is
-    /// stored. One round trip, whichever it is.
+    /// stored. One round trip, whichever it is; on Redis two, where a claim is met that still lasts.
     async fn swap(&self, id: &KeyId, expected: &Expected, change: &Change) -> Result<Swap, StoreError>;
 
     /// Reads one row, and the clock.

@@ -6,26 +6,29 @@
 //! reads Redis' own clock, compares the header, and writes or answers what is there. Nothing is ever read
 //! and then deleted in two commands.
 //!
-//! A first claim on a single server, by far the most frequent write, does without the script, which would cost
-//! Redis twice the time: `SET … NX GET` writes or reads, and `TIME` travels with it. Its lease is counted from
-//! this process' estimate of Redis' clock: the time that Redis last told, plus what has passed here since. The
-//! estimate is never ahead of Redis, so the lease is at most shorter, as if the process had paused a moment
-//! after it claimed.
+//! A first claim, by far the most frequent write, does without the script, which would cost Redis twice the time:
+//! one `SET … NX GET` writes or reads. Its lease is counted from this process' estimate of Redis' clock: the time
+//! that a script last told, within this second, plus what has passed here since. The estimate lags by the time of
+//! one trip, so the lease is at most shorter, as if the process had paused a moment after it claimed. An outcome
+//! that is found needs no clock; for a claim that is found Redis is asked for the time. In a Cluster each server
+//! has a clock of its own, and every write is the script's.
 //!
 //! A running row has no TTL: it is never removed by time. A kept outcome has one; Redis removes it.
 //!
 //! # What Redis can lose
 //!
 //! Redis replicates asynchronously and, with its usual `appendfsync everysec`, answers before the disk has
-//! it. A crash or failover may forget claims and answers it has acknowledged, and each one forgotten can let
-//! an effect happen twice. Use Postgres or SQLite where that is not acceptable. An evicting
-//! `maxmemory-policy` would forget keys in normal operation, and is refused at start.
+//! it. A crash of the machine, or a failover, may forget claims and answers it has acknowledged, and each one
+//! forgotten can let an effect happen twice: after a failover those are exactly the writes that the new master
+//! had not received, and those that an old master, cut off from the others, still took. `min-replicas-to-write`
+//! narrows the second; nothing in Redis closes the first. Use Postgres or SQLite where that is not acceptable. An
+//! evicting `maxmemory-policy` would forget keys in normal operation, and is refused at start.
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
-use redis::cluster_async::ClusterConnection;
-use redis::{Script, Value};
+use redis::Script;
 
 use super::{Change, Counts, Expected, Store, StoreError, StoreErrorKind, Swap};
 use crate::KeyId;
@@ -37,6 +40,7 @@ use crate::time::{Time, micros};
 mod clock;
 mod link;
 mod scan;
+mod sentinel;
 mod value;
 
 use clock::Clock;
@@ -47,20 +51,22 @@ use link::Link;
 pub struct RedisStore {
     link: Link,
     prefix: String,
-    swap: std::sync::Arc<Script>,
-    clock: std::sync::Arc<Clock>,
+    swap: Arc<Script>,
+    clock: Arc<Clock>,
 }
 
 impl RedisStore {
     /// Connects to a single server (`redis://host/0`, `rediss://…`), to a Cluster
     /// (`redis-cluster://host1,host2`), or to the master named in `redis-sentinel://host1,host2/name`, and
-    /// checks the server's settings.
+    /// checks the server's settings. Of the last two, `user:password@` before the hosts is for the servers that
+    /// hold the keys.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
+        let clock = Arc::new(Clock::new());
         let store = Self {
-            link: Link::connect(url).await?,
+            link: Link::connect(url, &clock).await?,
             prefix: "idempotency:".to_owned(),
-            swap: std::sync::Arc::new(Script::new(include_str!("redis/swap.lua"))),
-            clock: std::sync::Arc::new(Clock::new()),
+            swap: Arc::new(Script::new(include_str!("redis/swap.lua"))),
+            clock,
         };
         store.check().await?;
         Ok(store)
@@ -79,11 +85,20 @@ impl RedisStore {
         key
     }
 
-    /// The value of a first claim, if Redis' clock is known.
-    fn first(&self, put: &Put) -> Option<Vec<u8>> {
-        let lease = put.lease.filter(|_| put.fresh && put.keep.is_none())?;
-        let now = self.clock.now()?;
-        Some(value::whole(&put.row, now.after(lease), now))
+    /// Claims what nobody has claimed before, in one plain command; `None` where that takes the script.
+    async fn first(&self, id: &KeyId, put: &Put) -> Result<Option<Swap>, StoreError> {
+        if matches!(self.link, Link::Cluster(_)) {
+            return Ok(None);
+        }
+        let Some(lease) = put.lease.filter(|_| put.fresh && put.keep.is_none()) else { return Ok(None) };
+        let Some(now) = self.clock.now() else { return Ok(None) };
+        let mut set = redis::cmd("SET");
+        set.arg(self.key(id)).arg(value::whole(&put.row, now.after(lease), now)).arg("NX").arg("GET");
+        let stored: Option<Vec<u8>> = set.query_async(&mut self.link.clone()).await.map_err(unavailable)?;
+        let Some(stored) = stored else { return Ok(Some(Swap::Done)) };
+        let dated = value::decode(&Bytes::from(stored))?;
+        // Whether a claim lasts is for Redis' clock to say. An outcome is there, or Redis has removed it.
+        Ok((!dated.row.running()).then_some(Swap::Other { dated: Some(dated), now }))
     }
 
     async fn check(&self) -> Result<(), StoreError> {
@@ -126,18 +141,10 @@ impl std::fmt::Debug for RedisStore {
 #[async_trait]
 impl Store for RedisStore {
     async fn swap(&self, id: &KeyId, expected: &Expected, change: &Change) -> Result<Swap, StoreError> {
-        if let (Link::One(link), Expected::Absent, Change::Put(put)) = (&self.link, expected, change)
-            && let Some(value) = self.first(put)
+        if let (Expected::Absent, Change::Put(put)) = (expected, change)
+            && let Some(swap) = self.first(id, put).await?
         {
-            let mut trip = redis::pipe();
-            trip.cmd("SET").arg(self.key(id)).arg(value).arg("NX").arg("GET").cmd("TIME");
-            let answer: (Option<Vec<u8>>, (i64, i64)) =
-                trip.query_async(&mut link.clone()).await.map_err(unavailable)?;
-            let (stored, (seconds, rest)) = answer;
-            let now = Time(seconds * 1_000_000 + rest);
-            self.clock.told(now);
-            let Some(stored) = stored else { return Ok(Swap::Done) };
-            return Ok(Swap::Other { dated: Some(value::decode(&Bytes::from(stored))?), now });
+            return Ok(swap);
         }
         let mut call = self.swap.key(self.key(id));
         let (mode, header) = value::expected(expected);
@@ -150,11 +157,8 @@ impl Store for RedisStore {
                 .arg(u8::from(put.fresh))
                 .arg(value::encode(&put.row));
         }
-        let (done, now, stored): (i64, i64, Option<Vec<u8>>) = match &self.link {
-            Link::One(link) => call.invoke_async(&mut link.clone()).await,
-            Link::Cluster(link) => call.invoke_async(&mut link.clone()).await,
-        }
-        .map_err(unavailable)?;
+        let answer = call.invoke_async(&mut self.link.clone()).await.map_err(unavailable)?;
+        let (done, now, stored): (i64, i64, Option<Vec<u8>>) = answer;
         self.clock.told(Time(now));
         if done == 1 {
             return Ok(Swap::Done);

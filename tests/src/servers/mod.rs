@@ -27,9 +27,13 @@ pub mod redis;
 mod home;
 mod port;
 pub(crate) mod process;
+mod redis_cluster;
+mod redis_sentinel;
 mod supervised;
 
 pub use self::kafka::Kafka;
 pub use self::port::free_port;
 pub use self::postgres::Postgres;
 pub use self::redis::Redis;
+pub use self::redis_cluster::RedisCluster;
+pub use self::redis_sentinel::RedisSentinel;
