@@ -72,6 +72,16 @@ pub trait FusedStore: Store + Clone {
     /// Begins a transaction, at the isolation that claims need.
     fn begin(&self) -> impl Future<Output = Result<Transaction<'static, Self::Db>, StoreError>> + Send;
 
+    /// Answers a request whose key has an outcome already, without a transaction; `None`: begin one, and claim.
+    ///
+    /// `again` says that the request is known to be a repetition. Where looking costs a round trip and a
+    /// transaction costs little, only those are looked up.
+    fn look(
+        &self,
+        request: &ClaimRequest,
+        again: bool,
+    ) -> impl Future<Output = Result<Option<Claim>, StoreError>> + Send;
+
     /// Claims within the caller's transaction, before its first write, and sets a savepoint behind the claim.
     ///
     /// Waits at most `wait` for whoever holds the key, then answers [`Claim::InFlight`], after which the
@@ -128,9 +138,4 @@ pub(crate) fn placeholder(mut put: Put) -> Put {
         put.lease = Some(Duration::ZERO);
     }
     put
-}
-
-/// The row of a completed ticket.
-pub(crate) fn completed(ticket: &Ticket, verdict: Verdict, answer: Bytes, keep: Duration) -> Put {
-    Put { row: ticket.completed(verdict, answer), lease: None, keep: Some(keep), fresh: false }
 }

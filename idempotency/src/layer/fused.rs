@@ -39,7 +39,7 @@ impl<F: FusedStore> IdempotencyLayer<Fused<F>> {
 impl<F: FusedStore> Guarantee for Fused<F> {
     async fn serve<S, R>(
         layer: Arc<IdempotencyLayer<Self>>,
-        Carrier(job): Carrier,
+        Carrier(job, parts): Carrier,
         mut inner: S,
     ) -> Result<Response<Body>, S::Error>
     where
@@ -56,7 +56,7 @@ impl<F: FusedStore> Guarantee for Fused<F> {
             let claim = Claim::InFlight { retry_after: Duration::from_secs(1) };
             return Ok(answered(run.settings, &job, claim, true));
         };
-        let (transaction, ticket) = match run.claim(until).await {
+        let (transaction, ticket) = match run.claim(until, waited).await {
             Ok(Begun::Acquired(transaction, ticket)) => (transaction, ticket),
             Ok(Begun::Answer(claim)) => return Ok(answered(run.settings, &job, claim, waited)),
             Err(error) => {
@@ -66,7 +66,8 @@ impl<F: FusedStore> Guarantee for Fused<F> {
             }
         };
         let slot = Slot::new(transaction);
-        let work = AssertUnwindSafe(run.handler(&mut inner, slot.clone(), &ticket)).catch_unwind();
+        let request = job.request(parts);
+        let work = AssertUnwindSafe(run.handler(&mut inner, request, slot.clone(), &ticket)).catch_unwind();
         let outcome = Box::pin(work).await;
         let response = run.settle(slot, &ticket, outcome).await;
         drop(flight);
@@ -106,18 +107,21 @@ struct Run<'a, F> {
 impl<F: FusedStore> Run<'_, F> {
     /// Claims in a new transaction. A broken connection is met here first, while nothing is begun: another one
     /// is tried.
-    async fn claim(&self, until: Instant) -> Result<Begun<F::Db>, StoreError> {
-        match self.try_claim(until).await {
+    async fn claim(&self, until: Instant, again: bool) -> Result<Begun<F::Db>, StoreError> {
+        match self.try_claim(until, again).await {
             Err(error) if error.kind() == StoreErrorKind::Unavailable => {
                 tracing::debug!(key = ?self.job.id, %error, "a claim is tried again");
-                self.try_claim(until).await
+                self.try_claim(until, again).await
             }
             result => result,
         }
     }
 
-    async fn try_claim(&self, until: Instant) -> Result<Begun<F::Db>, StoreError> {
+    async fn try_claim(&self, until: Instant, again: bool) -> Result<Begun<F::Db>, StoreError> {
         let request = self.job.claim(self.settings);
+        if let Some(claim) = self.store.look(&request, again).await? {
+            return Ok(Begun::Answer(claim));
+        }
         let mut transaction = self.store.begin().await?;
         let wait = until.saturating_duration_since(Instant::now());
         let claim = self.store.claim_in(&mut transaction, &request, wait).await?;
@@ -135,7 +139,13 @@ impl<F: FusedStore> Run<'_, F> {
         }
     }
 
-    async fn handler<S, R>(&self, inner: &mut S, slot: Slot<F::Db>, ticket: &Ticket) -> Given<S::Error>
+    async fn handler<S, R>(
+        &self,
+        inner: &mut S,
+        mut request: Request<Body>,
+        slot: Slot<F::Db>,
+        ticket: &Ticket,
+    ) -> Given<S::Error>
     where
         S: Service<Request<Body>, Response = Response<R>>,
         R: HttpBody + Send + 'static,
@@ -144,7 +154,6 @@ impl<F: FusedStore> Run<'_, F> {
     {
         let action_answer = action_answer(self.settings, self.job, ticket);
         let execution = Execution::new(&self.settings.secret, ticket, action_answer);
-        let mut request = self.job.request();
         request.extensions_mut().insert(execution.clone());
         request.extensions_mut().insert(slot);
         let (parts, body) = inner.call(request).await?.into_parts();

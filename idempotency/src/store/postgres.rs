@@ -22,30 +22,43 @@ use crate::row::{Dated, Point, Progress, Row, Stamp};
 use crate::time::{Time, micros};
 
 mod fused;
+mod lines;
 mod migrate;
 mod sql;
+
+use lines::Lines;
+
+/// How many connections a store opens by itself, of either kind.
+const MOST: u32 = 16;
 
 /// A store in Postgres.
 #[derive(Clone, Debug)]
 pub struct PostgresStore {
     pool: PgPool,
+    lines: Lines,
 }
 
 impl PostgresStore {
-    /// Connects with a pool of its own, brings the schema up to date and checks the server's settings.
+    /// Connects, brings the schema up to date and checks the server's settings.
+    ///
+    /// Opens up to 16 connections for single statements and, where transactions are used, up to 16 in a
+    /// [pool](Self::pool).
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
-        let options = PgPoolOptions::new().max_connections(16).acquire_timeout(Duration::from_secs(5));
+        let options = PgPoolOptions::new().max_connections(MOST).acquire_timeout(Duration::from_secs(5));
         let pool = options.connect(url).await.map_err(unavailable)?;
-        Self::new(pool).await
+        let lines = Lines::own((*pool.connect_options()).clone(), MOST as usize);
+        Ok(Self { lines, ..Self::new(pool).await? })
     }
 
-    /// Takes a pool, brings the schema up to date and checks the server's settings.
+    /// Takes a pool, brings the schema up to date and checks the server's settings. Nothing but the pool's
+    /// connections is used, each of which sqlx tests before and after: that is two round trips more for each
+    /// operation than a store needs that has [connected](Self::connect) by itself.
     ///
     /// A role without the right to create tables may be used if another has [migrated](Self::migrate).
     pub async fn new(pool: PgPool) -> Result<Self, StoreError> {
         Self::migrate(&pool).await?;
         Self::check(&pool).await?;
-        Ok(Self { pool })
+        Ok(Self { lines: Lines::Pool(pool.clone()), pool })
     }
 
     /// Brings the schema `idempotency` up to date. Safe to call from many processes at once.
@@ -91,11 +104,12 @@ impl PostgresStore {
             Expected::Exactly { .. } => sql::PUT_IF_EXACTLY,
             Expected::Held(_) => sql::PUT_IF_HELD,
         };
-        let mut query = bind_put(sqlx::query(statement), id, put);
-        if *expected != Expected::Absent {
-            query = bind_expected(query.bind(put.fresh), expected);
-        }
-        answered(&self.pool, query).await
+        let query = bind_put(sqlx::query(statement), id, put);
+        let query = match expected {
+            Expected::Absent => query,
+            _ => bind_expected(query.bind(put.fresh), expected),
+        };
+        self.lines.ask(query).await
     }
 
     async fn delete(&self, id: &KeyId, expected: &Expected) -> Result<PgRow, StoreError> {
@@ -105,8 +119,7 @@ impl PostgresStore {
             Expected::Exactly { .. } => sql::DELETE_IF_EXACTLY,
             Expected::Held(_) => sql::DELETE_IF_HELD,
         };
-        let query = sqlx::query(statement).bind(id.0.to_vec());
-        answered(&self.pool, bind_expected(query, expected)).await
+        self.lines.ask(bind_expected(sqlx::query(statement).bind(id.0.to_vec()), expected)).await
     }
 }
 
@@ -130,7 +143,7 @@ impl Store for PostgresStore {
     }
 
     async fn read(&self, id: &KeyId) -> Result<(Option<Dated>, Time), StoreError> {
-        let row = answered(&self.pool, sqlx::query(sql::READ).bind(id.0.to_vec())).await?;
+        let row = self.lines.read(|| sqlx::query(sql::READ).bind(id.0.to_vec())).await?;
         Ok((dated(&row)?, now(&row)?))
     }
 
@@ -163,32 +176,6 @@ impl Store for PostgresStore {
 }
 
 type PgQuery = Query<'static, Postgres, sqlx::postgres::PgArguments>;
-
-/// How long a statement's answer is awaited. Every statement here touches one row by its key; what takes
-/// longer has lost its way in the network.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Runs one statement to its end, or gives it up together with its connection: nobody else ever sees what
-/// is still on its way. It runs in a task of its own, so that a caller who stops waiting leaves no
-/// connection in the middle of something.
-async fn answered(pool: &PgPool, query: PgQuery) -> Result<PgRow, StoreError> {
-    let pool = pool.clone();
-    let task = tokio::spawn(async move {
-        let mut connection = pool.acquire().await?;
-        match tokio::time::timeout(PATIENCE, query.fetch_one(&mut *connection)).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                connection.close_on_drop();
-                let silent = format!("no answer within {PATIENCE:?}");
-                Err(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, silent)))
-            }
-        }
-    });
-    match task.await {
-        Ok(answer) => answer.map_err(unavailable),
-        Err(_) => Err(unavailable(sqlx::Error::WorkerCrashed)),
-    }
-}
 
 /// Binds `$1` to `$17`.
 pub(crate) fn bind_put(query: PgQuery, id: &KeyId, put: &Put) -> PgQuery {

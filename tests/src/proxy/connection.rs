@@ -1,8 +1,8 @@
 //! One connection: two streams of bytes, each under the rules of the moment.
 
 use std::io;
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -29,11 +29,11 @@ pub(super) async fn serve(mut client: TcpStream, shared: Arc<Shared>, mut genera
     let whole = {
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
-        let doomed = DoomedAnswer::default();
+        let (doomed, asked) = (DoomedAnswer::default(), AtomicBool::new(false));
         let both = async {
             tokio::try_join!(
-                requests(from_client, to_server, &shared, &doomed),
-                answers(from_server, to_client, &shared, &doomed)
+                requests(from_client, to_server, &shared, &doomed, &asked),
+                answers(from_server, to_client, &shared, &doomed, &asked)
             )
         };
         tokio::select! {
@@ -51,6 +51,7 @@ async fn requests(
     mut to: WriteHalf<'_>,
     shared: &Shared,
     doomed: &DoomedAnswer,
+    asked: &AtomicBool,
 ) -> io::Result<()> {
     let mut gate = Gate::new(shared, Direction::Request);
     let mut scanner = Scanner::default();
@@ -75,7 +76,12 @@ async fn requests(
             if piece == 0 {
                 return to.shutdown().await;
             }
-            shared.seen.send_modify(|seen| seen.requested += piece as u64);
+            // Whatever is sent before an answer comes travels together.
+            let turns = !asked.swap(true, Ordering::AcqRel);
+            shared.seen.send_modify(|seen| {
+                seen.requested += piece as u64;
+                seen.round_trips += u64::from(turns);
+            });
             to.write_all(&buffer[..piece]).await?;
         }
     }
@@ -86,6 +92,7 @@ async fn answers(
     mut to: WriteHalf<'_>,
     shared: &Shared,
     doomed: &DoomedAnswer,
+    asked: &AtomicBool,
 ) -> io::Result<()> {
     let mut gate = Gate::new(shared, Direction::Answer);
     let mut buffer = vec![0; 64 * 1024];
@@ -104,6 +111,7 @@ async fn answers(
             if piece == 0 {
                 return to.shutdown().await;
             }
+            asked.store(false, Ordering::Release);
             to.write_all(&buffer[..piece]).await?;
             shared.seen.send_modify(|seen| seen.answered += piece as u64);
         }

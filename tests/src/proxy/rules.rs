@@ -44,6 +44,8 @@ impl Rules {
 pub struct Seen {
     /// Connections accepted.
     pub accepted: u64,
+    /// Times that a client asked after it had been answered: round trips, of all connections.
+    pub round_trips: u64,
     /// Bytes of requests that were given to the server.
     pub requested: u64,
     /// Bytes of answers that were given to the client.

@@ -70,8 +70,11 @@ pub(super) const LOCK: &str = concat!(
     " FROM k"
 );
 
-/// Only in the very transaction that wrote the claim.
-pub(super) const SETTLE: &str = concat!(update!(), "stamp = $19 AND running AND xid = pg_current_xact_id()");
+/// Only in the very transaction that wrote the claim. What the claim has written is not written again.
+pub(super) const SETTLE: &str = "UPDATE idempotency.keys SET action = $2, undo = $3, refused = $4, doubt = false, \
+     running = false, action_answer = $5, undo_answer = $6, operation = NULL, phase = NULL, memo = NULL, \
+     lease_until = NULL, expires_at = clock_timestamp() + $7::bigint * interval '1 microsecond' \
+     WHERE id = $1 AND stamp = $8 AND running AND xid = pg_current_xact_id()";
 
 /// Marks a claim over a row that was there as this transaction's.
 pub(super) const OWN: &str = "UPDATE idempotency.keys SET xid = pg_current_xact_id() WHERE id = $1";

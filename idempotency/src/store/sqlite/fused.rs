@@ -10,15 +10,24 @@ use sqlx::{Row as _, Sqlite, SqliteConnection, Transaction};
 
 use super::{SqliteStore, bind_expected, bind_put, dated, sql, unavailable};
 use crate::claim::{Claim, ClaimRequest, Decision, Put, Ticket, Verdict, decide};
-use crate::fused::{CompleteError, FusedStore, completed, placeholder};
-use crate::store::{Expected, Held, StoreError};
+use crate::fused::{CompleteError, FusedStore, placeholder};
+use crate::store::{Expected, Held, Store, StoreError};
 use crate::time::Time;
 
 impl FusedStore for SqliteStore {
     type Db = Sqlite;
 
     async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
-        self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)
+        self.writer.pool().begin_with("BEGIN IMMEDIATE").await.map_err(unavailable)
+    }
+
+    /// Looking takes no lock, and a transaction is the only one that may write: so every request looks first.
+    async fn look(&self, request: &ClaimRequest, _again: bool) -> Result<Option<Claim>, StoreError> {
+        let (stored, now) = self.read(&request.id).await?;
+        Ok(match decide(stored.as_ref(), request, now) {
+            Decision::Answer(claim) => Some(claim),
+            Decision::Write { .. } => None,
+        })
     }
 
     /// `wait` is not used: who has begun a transaction has the only write lock already.
@@ -71,7 +80,8 @@ impl FusedStore for SqliteStore {
             let _ = sqlx::raw_sql("BEGIN").execute(&mut *connection).await;
             return Err(CompleteError::Ended);
         }
-        let put = completed(ticket, verdict, answer, keep);
+        let row = ticket.completed(verdict, answer);
+        let put = Put { row, lease: None, keep: Some(keep), fresh: false };
         let query = bind_put(sqlx::query(sql::PUT_IF_HELD), &ticket.id, &put).bind(put.fresh);
         let query = bind_expected(query, &Expected::Held(ticket.row.stamp));
         match query.execute(&mut *connection).await.map_err(refused)?.rows_affected() {
