@@ -26,6 +26,7 @@ mod classify;
 mod execution;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod fused;
+mod grpc;
 mod json;
 mod leased;
 pub mod problem;
@@ -53,6 +54,22 @@ pub struct IdempotencyLayer<G = Leased> {
 }
 
 /// A layer that does not know yet whose keys it sees, and is therefore none.
+///
+/// ```compile_fail
+/// # use idempotency::{IdempotencyLayer, MemoryStore, Secret};
+/// # use tower_layer::Layer;
+/// let layer = IdempotencyLayer::leased(MemoryStore::new(), Secret::new([7; 32]));
+/// let service = layer.layer(()); // whose keys are these? it does not compile
+/// ```
+///
+/// With a scope, it does:
+///
+/// ```
+/// # use idempotency::{IdempotencyLayer, MemoryStore, Secret};
+/// # use tower_layer::Layer;
+/// let layer = IdempotencyLayer::leased(MemoryStore::new(), Secret::new([7; 32])).global_keys();
+/// let service = layer.layer(());
+/// ```
 #[derive(Clone)]
 #[must_use = "say whose keys these are: `.scope(…)`, or `.global_keys()` for a single caller"]
 pub struct Unscoped<G>(IdempotencyLayer<G>);

@@ -38,6 +38,7 @@ mod secret;
 pub mod store;
 pub mod testing;
 mod time;
+mod trace;
 
 pub use answer::{Answer, Content};
 pub use claim::{Claim, ClaimRequest, Direction, InDoubt, Kept, Put, Ruling, Ticket, Verdict};

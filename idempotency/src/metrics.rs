@@ -1,4 +1,5 @@
-//! What is counted, by OpenTelemetry: `idempotency.requests`, with the attribute `idempotency.outcome`.
+//! What is counted, by OpenTelemetry: `idempotency.requests`, with the attribute `idempotency.outcome`, which the
+//! request's span (`trace.rs`) gets, too.
 
 /// What became of one request under a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +46,7 @@ pub(crate) fn count(outcome: Outcome) {
 
     use opentelemetry::KeyValue;
     use opentelemetry::metrics::Counter;
+    use opentelemetry::trace::{Status, get_active_span};
 
     // Looked up once: a meter provider that is installed before the first request is the one that counts.
     static REQUESTS: OnceLock<Counter<u64>> = OnceLock::new();
@@ -54,7 +56,14 @@ pub(crate) fn count(outcome: Outcome) {
             .with_description("Requests under an idempotency key, by what became of them")
             .build()
     });
-    requests.add(1, &[KeyValue::new("idempotency.outcome", outcome.as_str())]);
+    let outcome_is = KeyValue::new("idempotency.outcome", outcome.as_str());
+    requests.add(1, std::slice::from_ref(&outcome_is));
+    get_active_span(|span| {
+        span.set_attribute(outcome_is);
+        if outcome == Outcome::StoreError {
+            span.set_status(Status::error("the idempotency store did not answer"));
+        }
+    });
     tracing::debug!(outcome = outcome.as_str(), "idempotency");
 }
 

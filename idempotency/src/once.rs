@@ -15,6 +15,7 @@ use crate::claim::{Claim, ClaimRequest, Direction, InDoubt, Kept, Ruling, Ticket
 use crate::leased::{self, End, hold};
 use crate::metrics::{self, Outcome};
 use crate::seal::Place;
+use crate::trace::traced;
 use crate::{Answer, Content, Fingerprint, Held, Key, KeyId, Part, Scope, Seal, Secret, Store, StoreError};
 
 /// Runs work once per key, under the [leased](crate::leased) guarantee.
@@ -339,7 +340,8 @@ impl Job {
         F: FnOnce(Cx) -> O + Send + 'static,
         O: Future<Output = Result<T, Failed<E>>> + Send + 'static,
     {
-        let task = tokio::spawn(async move { Box::pin(self.claim(work)).await });
+        let (id, direction) = (self.request.id, self.request.direction);
+        let task = tokio::spawn(traced(&id, direction, async move { Box::pin(self.claim(work)).await }));
         task.await.unwrap_or(Err(OnceError::Panicked))
     }
 

@@ -43,10 +43,12 @@ use serde::de::DeserializeOwned;
 
 use crate::claim::{Claim, ClaimRequest, Direction, InDoubt, Put, Ticket, Verdict};
 use crate::leased::{self, End, hold};
+use crate::metrics::{self, Outcome};
 use crate::once::{Cx, OnceError, Ran};
 use crate::row::Point;
 use crate::seal::Place;
 use crate::store::{Change, Expected, Swap};
+use crate::trace::traced;
 use crate::{Answer, Content, Fingerprint, Held, Key, KeyId, Scope, Seal, Secret, Store, StoreError};
 
 /// Any error of a phase.
@@ -210,12 +212,13 @@ where
             ..ClaimRequest::new(id, fingerprint)
         };
         let own = self.clone();
-        let task = tokio::spawn(async move {
-            match leased::claim(&own.erased, &request).await? {
+        let task = tokio::spawn(traced(&id, Direction::Action, async move {
+            let claim = leased::claim(&own.erased, &request).await;
+            match claim.inspect_err(|_| metrics::count(Outcome::StoreError))? {
                 Claim::Acquired(ticket) => Box::pin(own.go_on(ticket)).await,
                 claim => own.read(&id, claim),
             }
-        });
+        }));
         task.await.unwrap_or(Err(OnceError::Panicked))
     }
 
@@ -230,7 +233,8 @@ where
             }
             let Some(ticket) = self.store.resolve(&id, self.lease).await? else { continue };
             let own = self.clone();
-            match tokio::spawn(async move { Box::pin(own.go_on(ticket)).await }).await {
+            let work = traced(&id, Direction::Action, async move { Box::pin(own.go_on(ticket)).await });
+            match tokio::spawn(work).await {
                 Ok(Ok(_)) => completed.done += 1,
                 Ok(Err(error)) => {
                     tracing::warn!(operation = %self.name, key = ?id, %error, "an operation failed again");
@@ -254,9 +258,13 @@ where
 
     /// Runs phase after phase from the ticket's recovery point.
     async fn go_on(self, mut ticket: Ticket) -> Result<Ran<O>, OnceError<PhaseError>> {
+        let taken_over = ticket.fence() > 1;
         loop {
             let failure = match self.next(&ticket).await {
-                Ok(Step::Done(result)) => return Ok(Ran::First(result)),
+                Ok(Step::Done(result)) => {
+                    metrics::count(if taken_over { Outcome::TakenOver } else { Outcome::Executed });
+                    return Ok(Ran::First(result));
+                }
                 Ok(Step::On(next)) => {
                     ticket = next;
                     continue;
@@ -267,6 +275,7 @@ where
             // If the phase's own write has landed after all, this ticket is no longer the one that counts, and
             // giving it up changes nothing.
             let _ = leased::end(&self.erased, &ticket, &End::Doubt).await;
+            metrics::count(Outcome::Unknown);
             return Err(failure);
         }
     }
@@ -321,6 +330,13 @@ where
     }
 
     fn read(&self, id: &KeyId, claim: Claim) -> Result<Ran<O>, OnceError<PhaseError>> {
+        metrics::count(match &claim {
+            Claim::Replay(_) => Outcome::Replayed,
+            Claim::InFlight { .. } => Outcome::InFlight,
+            Claim::Mismatch { .. } => Outcome::Mismatch,
+            Claim::Ruled(_) => Outcome::Ruled,
+            Claim::Unknown { .. } | Claim::Acquired(_) => Outcome::Unknown,
+        });
         match claim {
             Claim::Replay(kept) => {
                 let answer = self.seal.open(&kept.answer, place(id)).and_then(|plain| Answer::decode(&plain));

@@ -44,7 +44,7 @@ async fn acknowledged_claims_survive_a_kill<S: Server>(mut server: S) {
 }
 
 /// A handle reconnects by itself; until it has, it answers with errors.
-async fn until_answered(store: &Arc<dyn Store>, id: KeyId) -> Claim {
+pub(super) async fn until_answered(store: &Arc<dyn Store>, id: KeyId) -> Claim {
     let request = request(id);
     loop {
         match store.claim(&request).await {

@@ -1,8 +1,11 @@
 //! Claims on stores that are killed, frozen, badly set up, or whose answers are lost.
 
+mod failover;
 mod harm;
 mod lost_answers;
+mod round_trips;
 mod settings;
+mod storm;
 
 use std::sync::Arc;
 use std::time::Duration;

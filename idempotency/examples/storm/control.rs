@@ -1,6 +1,5 @@
-//! The process that sends the others into the storm, kills them, and counts.
+//! Sends the workers into the storm, kills them, and collects what they leave.
 
-use std::collections::HashMap;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -10,154 +9,151 @@ use rand::{Rng, SeedableRng};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use super::{DUPLICATES_PER_KEY, Outcome, WORKERS};
+use super::redis::Redis;
+use super::report::Effect;
+use super::worker::{MARK, SCRIPT, Script};
+use super::{DUPLICATES_PER_KEY, Guarantee, Outcome, Plan, Report, WORKERS};
 
-/// Keys that are in the storm at the same time.
-const BATCH: u64 = 16;
-
-struct Worker {
-    child: Child,
-    to: ChildStdin,
-    from: Lines<BufReader<ChildStdout>>,
+/// How a worker is started: this program again, which finds its script in the environment.
+pub(crate) struct Launch {
+    arguments: Vec<String>,
 }
 
-struct Storm {
-    guarantee: String,
-    url: String,
-    ledger: tempfile::TempPath,
-    number: u64,
+impl Launch {
+    /// With these arguments.
+    pub(crate) fn this_program(arguments: &[&str]) -> Self {
+        Self { arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect() }
+    }
 }
 
-pub(crate) async fn run(guarantee: &str, url: &str, duplicates: u64, seed: u64) -> Outcome {
-    println!("storm: {guarantee}, {duplicates} duplicates, seed {seed}");
-    let storm = Storm {
-        guarantee: guarantee.to_owned(),
-        url: url.to_owned(),
-        ledger: tempfile::NamedTempFile::new()?.into_temp_path(),
-        number: rand::random(),
-    };
-    prepare(guarantee, url).await?;
-    let mut random = StdRng::seed_from_u64(seed);
-    let keys = duplicates.div_ceil(DUPLICATES_PER_KEY);
-    let begin = Instant::now();
-    let mut workers = Vec::new();
+/// Keys that are asked for at once when the storm is over.
+const CALM_BATCH: u64 = 400;
+
+struct Storm<'a> {
+    plan: &'a Plan,
+    launch: &'a Launch,
+    script: Script,
+    redis: Option<Redis>,
+    workers: Vec<Worker>,
+    random: StdRng,
+    strikes: u64,
+    killed: u64,
+    heard: u64,
+}
+
+/// Storms, and reports; whether what is reported was promised is for [`Report::judge`].
+pub(crate) async fn run(plan: &Plan, launch: &Launch) -> Outcome<Report> {
+    let redis = Redis::of(&plan.store).await?;
+    let url = redis.as_ref().map_or_else(|| plan.store.clone(), Redis::url);
+    prepare(plan.guarantee, &url).await?;
+    let ledger = tempfile::NamedTempFile::new()?.into_temp_path();
+    let script =
+        Script { guarantee: plan.guarantee, url, ledger: ledger.to_path_buf(), storm: rand::random() };
+    let random = StdRng::seed_from_u64(plan.seed);
+    let (workers, strikes, killed, heard) = (Vec::new(), 0, 0, 0);
+    let mut storm = Storm { plan, launch, script, redis, workers, random, strikes, killed, heard };
     for _ in 0..WORKERS {
-        workers.push(storm.worker().await?);
+        let worker = storm.worker().await?;
+        storm.workers.push(worker);
     }
-    let mut killed = 0;
-    for from in (0..keys).step_by(BATCH as usize) {
-        let to = (from + BATCH).min(keys);
-        for worker in &mut workers {
-            worker.say(&format!("{from} {to}\n")).await;
-        }
-        let victim = random.random_ratio(1, 3).then(|| random.random_range(0..workers.len()));
-        if let Some(victim) = victim {
-            tokio::time::sleep(Duration::from_micros(random.random_range(0..60_000))).await;
-            workers[victim].child.kill().await?;
-            killed += 1;
-        }
-        for worker in &mut workers {
-            if worker.hear().await.is_none() {
-                *worker = storm.worker().await?;
-            }
-        }
-    }
+    let begin = Instant::now();
+    storm.blow().await?;
     let spent = begin.elapsed();
-    println!(
-        "storm: {killed} processes killed, {:.0} duplicates/s; asking in peace",
-        duplicates as f64 / spent.as_secs_f64()
-    );
-    let (applied, doubtful) = calm(&mut workers[0], keys).await?;
-    let effects = storm.effects(keys).await?;
-    let most = effects.values().copied().max().unwrap_or(0);
-    let twice = effects.values().filter(|count| **count > 1).count();
-    println!(
-        "storm: {keys} keys: {applied} answered, {doubtful} in doubt, {} took effect, {twice} more than once",
-        effects.len()
-    );
-    storm.judge(keys, applied, doubtful, effects.len() as u64, twice, most)
+    let (answered, doubtful) = storm.calm().await?;
+    Ok(Report {
+        plan: plan.clone(),
+        spent,
+        killed: storm.killed,
+        heard: storm.heard,
+        answered,
+        doubtful,
+        effects: storm.script.effects().await?,
+        deaths: storm.redis.map(|redis| redis.deaths.clone()).unwrap_or_default(),
+    })
 }
 
-async fn calm(worker: &mut Worker, keys: u64) -> Outcome<(u64, u64)> {
-    let (mut applied, mut doubtful) = (0, 0);
-    for from in (0..keys).step_by(BATCH as usize) {
-        worker.say(&format!("calm {from} {}\n", (from + BATCH).min(keys))).await;
-        let line = worker.hear().await.ok_or("a worker died in peace")?;
-        let counts: Vec<u64> = line.split(' ').skip(1).filter_map(|count| count.parse().ok()).collect();
-        applied += counts[0];
-        doubtful += counts[1];
+impl Storm<'_> {
+    async fn blow(&mut self) -> Outcome {
+        let (keys, batch) = (self.plan.keys(), self.plan.batch());
+        let share = DUPLICATES_PER_KEY / WORKERS;
+        // Somebody is killed at a random moment of a batch, which takes about as long as the last one.
+        let mut usual = Duration::from_millis(30);
+        for from in (0..keys).step_by(batch as usize) {
+            let begin = Instant::now();
+            for worker in &mut self.workers {
+                worker.say(&format!("storm {from} {} {share}\n", (from + batch).min(keys))).await;
+            }
+            // The first two batches for certain: a small storm is one, too.
+            if from < 2 * batch || self.random.random_ratio(1, 2) {
+                tokio::time::sleep(usual.mul_f64(self.random.random())).await;
+                self.strike().await?;
+            } else {
+                usual = begin.elapsed().max(usual / 2);
+            }
+            for at in 0..self.workers.len() {
+                if let Some(counts) = self.workers[at].hear().await {
+                    self.heard += counts[0];
+                }
+                // It may have been killed after its last word.
+                if self.workers[at].killed {
+                    self.workers[at] = self.worker().await?;
+                }
+            }
+            usual = begin.elapsed().min(Duration::from_secs(2)).max(usual / 2);
+        }
+        Ok(())
     }
-    Ok((applied, doubtful))
-}
 
-impl Storm {
+    /// Kills one worker, or two; or every second time the store, if it is the storm's own.
+    async fn strike(&mut self) -> Outcome {
+        self.strikes += 1;
+        if let Some(redis) = self.redis.as_mut().filter(|_| self.strikes.is_multiple_of(2)) {
+            return redis.kill_and_restart().await;
+        }
+        for _ in 0..self.random.random_range(1..=2) {
+            let victim = self.random.random_range(0..self.workers.len());
+            let victim = &mut self.workers[victim];
+            victim.child.kill().await?;
+            self.killed += u64::from(!std::mem::replace(&mut victim.killed, true));
+        }
+        Ok(())
+    }
+
+    /// Asks for every key until its answer is final: how many have one, and how many are in doubt for good.
+    async fn calm(&mut self) -> Outcome<(u64, u64)> {
+        let (mut answered, mut doubtful) = (0, 0);
+        let keys = self.plan.keys();
+        for from in (0..keys).step_by(CALM_BATCH as usize) {
+            let worker = &mut self.workers[0];
+            worker.say(&format!("calm {from} {}\n", (from + CALM_BATCH).min(keys))).await;
+            let counts = worker.hear().await.ok_or("a worker died in peace")?;
+            answered += counts[0];
+            doubtful += counts[1];
+        }
+        Ok((answered, doubtful))
+    }
+
     async fn worker(&self) -> Outcome<Worker> {
         let mut child = Command::new(std::env::current_exe()?)
-            .args(["worker", &self.guarantee, &self.url])
-            .arg(&self.ledger)
-            .arg(self.number.to_string())
+            .args(&self.launch.arguments)
+            .env(SCRIPT, self.script.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()?;
         let to = child.stdin.take().ok_or("no stdin")?;
         let from = BufReader::new(child.stdout.take().ok_or("no stdout")?).lines();
-        let mut worker = Worker { child, to, from };
+        let mut worker = Worker { child, to, from, killed: false };
         worker.hear().await.ok_or("a worker did not start: is the store reachable?")?;
         Ok(worker)
     }
+}
 
-    /// How often each key took effect.
-    async fn effects(&self, keys: u64) -> Outcome<HashMap<i64, u64>> {
-        let all: Vec<i64> = match (self.guarantee.as_str(), self.url.starts_with("sqlite")) {
-            ("leased", _) => {
-                std::fs::read_to_string(&self.ledger)?.lines().filter_map(|key| key.parse().ok()).collect()
-            }
-            (_, true) => {
-                let store = SqliteStore::connect(&self.url).await?;
-                sqlx::query_scalar("SELECT key FROM storm_charges").fetch_all(store.pool()).await?
-            }
-            (_, false) => {
-                let store = PostgresStore::connect(&self.url).await?;
-                sqlx::query_scalar("SELECT key FROM storm_charges").fetch_all(store.pool()).await?
-            }
-        };
-        let mut effects = HashMap::with_capacity(keys as usize);
-        for key in all {
-            *effects.entry(key).or_default() += 1;
-        }
-        Ok(effects)
-    }
-
-    fn judge(
-        &self,
-        keys: u64,
-        applied: u64,
-        doubtful: u64,
-        effects: u64,
-        twice: usize,
-        most: u64,
-    ) -> Outcome {
-        let redis = self.url.starts_with("redis");
-        if twice > 0 && redis {
-            println!(
-                "storm: {twice} keys ran again because redis forgot them: that is what its durability lost"
-            );
-        } else if twice > 0 {
-            return Err(format!("{twice} keys took effect more than once, one of them {most} times").into());
-        }
-        if self.guarantee == "fused" && (applied, effects) != (keys, keys) {
-            return Err(format!("{applied} answers and {effects} effects for {keys} keys").into());
-        }
-        if applied + doubtful != keys || effects < applied {
-            return Err(format!(
-                "{applied} answered + {doubtful} in doubt of {keys}, with {effects} effects"
-            )
-            .into());
-        }
-        println!("storm: kept");
-        Ok(())
-    }
+struct Worker {
+    child: Child,
+    to: ChildStdin,
+    from: Lines<BufReader<ChildStdout>>,
+    killed: bool,
 }
 
 impl Worker {
@@ -166,13 +162,45 @@ impl Worker {
         let _ = self.to.write_all(line.as_bytes()).await;
     }
 
-    async fn hear(&mut self) -> Option<String> {
-        self.from.next_line().await.ok().flatten()
+    /// The numbers of its next report; `None` from a dead worker.
+    async fn hear(&mut self) -> Option<Vec<u64>> {
+        loop {
+            let line = self.from.next_line().await.ok().flatten()?;
+            if let Some((_, report)) = line.split_once(MARK) {
+                return Some(report.split(' ').filter_map(|count| count.parse().ok()).collect());
+            }
+        }
     }
 }
 
-async fn prepare(guarantee: &str, url: &str) -> Outcome {
-    if guarantee == "leased" {
+impl Script {
+    async fn effects(&self) -> Outcome<Vec<Effect>> {
+        let of_row = |key: i64| Effect { key, at: 0 };
+        let all = "SELECT key FROM storm_charges";
+        if self.guarantee == Guarantee::Leased {
+            let lines = std::fs::read_to_string(&self.ledger)?;
+            let effect = |line: &str| {
+                let (key, at) = line.split_once(' ')?;
+                Some(Effect { key: key.parse().ok()?, at: at.parse().ok()? })
+            };
+            return Ok(lines.lines().filter_map(effect).collect());
+        }
+        let keys: Vec<i64> = match self.url.starts_with("sqlite") {
+            true => {
+                let store = SqliteStore::connect(&self.url).await?;
+                sqlx::query_scalar(all).fetch_all(store.pool()).await?
+            }
+            false => {
+                let store = PostgresStore::connect(&self.url).await?;
+                sqlx::query_scalar(all).fetch_all(store.pool()).await?
+            }
+        };
+        Ok(keys.into_iter().map(of_row).collect())
+    }
+}
+
+async fn prepare(guarantee: Guarantee, url: &str) -> Outcome {
+    if guarantee == Guarantee::Leased {
         return Ok(());
     }
     for statement in

@@ -1,9 +1,10 @@
 //! What an answer says about its effect.
 
 use http::response::Parts;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, StatusCode};
 
 use super::execution::Said;
+use super::grpc;
 
 /// What an answer says about its effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,8 +61,7 @@ fn by_http(status: StatusCode) -> Judgement {
 
 /// gRPC answers 200 whatever happens; its own status is in the headers or the trailers.
 fn grpc_status(parts: &Parts, trailers: Option<&HeaderMap>) -> Option<u16> {
-    let kind = parts.headers.get(header::CONTENT_TYPE)?.as_bytes();
-    if !kind.starts_with(b"application/grpc") {
+    if !grpc::is_spoken(&parts.headers) {
         return None;
     }
     let status = parts.headers.get("grpc-status").or_else(|| trailers?.get("grpc-status"));

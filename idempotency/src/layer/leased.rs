@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
+use http::request::Parts;
 use http::{Request, Response, StatusCode, header};
 use http_body::Body as HttpBody;
 use tokio::time::Instant;
@@ -39,7 +40,7 @@ impl Leased {
 impl Guarantee for Leased {
     async fn serve<S, R>(
         layer: Arc<IdempotencyLayer<Self>>,
-        Carrier(job): Carrier,
+        Carrier(job, parts): Carrier,
         inner: S,
     ) -> Result<Response<Body>, S::Error>
     where
@@ -61,7 +62,7 @@ impl Guarantee for Leased {
             let request = job.claim(settings);
             let claim = match leased::claim(store, &request).await {
                 Ok(claim) => claim,
-                Err(_) if settings.fail_open => return unprotected(&job, inner).await,
+                Err(_) if settings.fail_open => return unprotected(job.request(parts), inner).await,
                 Err(_) => {
                     metrics::count(Outcome::StoreError);
                     return Ok(settings.problem(Problem::store_unavailable()));
@@ -70,7 +71,7 @@ impl Guarantee for Leased {
             match claim {
                 Claim::Acquired(ticket) => {
                     let run = Run { settings, store, job: &job, ticket: &ticket };
-                    let result = Box::pin(run.handler(inner)).await;
+                    let result = Box::pin(run.handler(inner, job.request(parts))).await;
                     drop(flight);
                     return result;
                 }
@@ -83,7 +84,7 @@ impl Guarantee for Leased {
                 Claim::Unknown { .. } if settings.reconcile.is_some() && !asked => {
                     asked = true;
                     drop(flight);
-                    reconcile(settings, store, &job, &request).await;
+                    reconcile(settings, store, &job, &parts, &request).await;
                 }
                 claim => return Ok(answered(settings, &job, claim, waiting.has_waited)),
             }
@@ -139,7 +140,7 @@ fn ruled(settings: &Settings, ruling: Ruling) -> Response<Body> {
 }
 
 /// Runs the handler although the store is down, because the server is told to.
-async fn unprotected<S, R>(job: &Job, mut inner: S) -> Result<Response<Body>, S::Error>
+async fn unprotected<S, R>(request: Request<Body>, mut inner: S) -> Result<Response<Body>, S::Error>
 where
     S: Service<Request<Body>, Response = Response<R>>,
     R: HttpBody + Send + 'static,
@@ -147,17 +148,22 @@ where
     R::Error: Into<BoxError>,
 {
     metrics::count(Outcome::Unprotected);
-    let response = inner.call(job.request()).await?;
+    let response = inner.call(request).await?;
     Ok(mark(response.map(Body::stream), Status::Unprotected))
 }
 
 /// Puts a key in doubt to the user's hook, and settles it by what the hook knows.
-async fn reconcile(settings: &Settings, store: &Arc<dyn Store>, job: &Job, request: &ClaimRequest) {
+async fn reconcile(
+    settings: &Settings,
+    store: &Arc<dyn Store>,
+    job: &Job,
+    parts: &Parts,
+    request: &ClaimRequest,
+) {
     let Some(hook) = &settings.reconcile else { return };
     let Ok(Some(ticket)) = store.resolve(&request.id, settings.lease).await else { return };
     let execution = Execution::new(&settings.secret, &ticket, action_answer(settings, job, &ticket));
-    let question =
-        Question { execution: execution.clone(), request: job.parts.clone(), body: job.body.clone() };
+    let question = Question { execution: execution.clone(), request: parts.clone(), body: job.body.clone() };
     let answer = AssertUnwindSafe(hook(question)).catch_unwind();
     let found = hold(store, &ticket, execution.lost_flag(), answer).await.unwrap_or(Reconciled::Unknown);
     let keep = |verdict, answer: Answer| End::Keep {
@@ -193,7 +199,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    async fn handler<S, R>(self, mut inner: S) -> Result<Response<Body>, S::Error>
+    async fn handler<S, R>(self, mut inner: S, mut request: Request<Body>) -> Result<Response<Body>, S::Error>
     where
         S: Service<Request<Body>, Response = Response<R>>,
         R: HttpBody + Send + 'static,
@@ -203,7 +209,6 @@ impl Run<'_> {
         let settings = self.settings;
         let action_answer = action_answer(settings, self.job, self.ticket);
         let execution = Execution::new(&settings.secret, self.ticket, action_answer);
-        let mut request = self.job.request();
         request.extensions_mut().insert(execution.clone());
         // The answer is read under the claim too: a body that is still being made is still an effect.
         let work = AssertUnwindSafe(async {

@@ -16,6 +16,8 @@
 //! | `answer-unreadable` | 500 | no | the kept answer cannot be read |
 //! | `store-unavailable` | 503 | yes | the store did not answer; nothing was begun |
 //! | `answer-not-retained` | the first answer's | no | the effect took place; its answer was too large to keep |
+//!
+//! A gRPC call gets the same as a gRPC status, in words that its clients know: see `grpc.rs`.
 
 use std::time::Duration;
 
@@ -36,6 +38,13 @@ pub(crate) struct Problem {
     pub(crate) retryable: bool,
     pub(crate) retry_after: Option<Duration>,
     pub(crate) outcome: Status,
+}
+
+/// Travels with a problem's response, for whom JSON is not the language.
+#[derive(Clone, Debug)]
+pub(crate) struct Told {
+    pub(crate) code: &'static str,
+    pub(crate) detail: String,
 }
 
 #[derive(Serialize)]
@@ -164,6 +173,7 @@ impl Problem {
         let body = serde_json::to_vec(&json).expect("a problem is plain strings");
         let mut response = Response::new(Body::from(Bytes::from(body)));
         *response.status_mut() = self.status;
+        response.extensions_mut().insert(Told { code: self.code, detail: self.detail });
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(IDEMPOTENCY_STATUS, self.outcome.value());

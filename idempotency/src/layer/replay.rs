@@ -9,7 +9,7 @@ use crate::headers::{IDEMPOTENCY_STATUS, IDEMPOTENT_REPLAYED, Status};
 use crate::{Answer, Content};
 
 /// The headers that are kept by default: what describes the body, and what names the thing that was made.
-pub(super) const DEFAULT_HEADERS: [HeaderName; 12] = [
+pub(super) const DEFAULT_HEADERS: [HeaderName; 13] = [
     header::CONTENT_TYPE,
     header::CONTENT_LANGUAGE,
     header::CONTENT_ENCODING,
@@ -22,6 +22,7 @@ pub(super) const DEFAULT_HEADERS: [HeaderName; 12] = [
     header::RETRY_AFTER,
     HeaderName::from_static("grpc-status"),
     HeaderName::from_static("grpc-message"),
+    HeaderName::from_static("grpc-status-details-bin"),
 ];
 
 /// Headers that belong to one caller's session.

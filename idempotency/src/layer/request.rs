@@ -14,9 +14,8 @@ use crate::row::Stamp;
 use crate::seal::Place;
 use crate::{ClaimRequest, Direction, Fingerprint, Key, KeyId};
 
-/// A request under a key, read whole.
+/// What a request under a key asks for. Its head is apart: it goes to the handler.
 pub(crate) struct Job {
-    pub(crate) parts: Parts,
     pub(crate) body: Bytes,
     pub(crate) id: KeyId,
     pub(crate) fingerprint: Fingerprint,
@@ -29,7 +28,8 @@ pub(crate) struct Job {
 pub(crate) enum Entry {
     /// Not protected.
     Pass(Request<Body>),
-    Run(Box<Job>),
+    /// A request under a key, read whole.
+    Run(Box<Job>, Parts),
     Refuse(Problem),
 }
 
@@ -66,7 +66,7 @@ where
         Name::Key(key) => (settings.secret.key_id(&scope, &key), Direction::Action, Some(key), false),
         Name::Call(call) => (call.key_id(&settings.secret, &scope), call.direction, None, true),
     };
-    Entry::Run(Box::new(Job { parts, body, id, fingerprint, direction, key, of_saga }))
+    Entry::Run(Box::new(Job { body, id, fingerprint, direction, key, of_saga }), parts)
 }
 
 enum Name {
@@ -126,7 +126,7 @@ impl Job {
     }
 
     /// The request for the handler.
-    pub(crate) fn request(&self) -> Request<Body> {
-        Request::from_parts(self.parts.clone(), Body::from(self.body.clone()))
+    pub(crate) fn request(&self, parts: Parts) -> Request<Body> {
+        Request::from_parts(parts, Body::from(self.body.clone()))
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
+use http::request::Parts;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
 use tower_layer::Layer;
@@ -13,9 +14,10 @@ use tracing::Instrument;
 use super::body::{Body, BoxError};
 use super::problem::Problem;
 use super::request::{Entry, Job, enter};
-use super::{IdempotencyLayer, Settings};
+use super::{IdempotencyLayer, Settings, grpc};
 use crate::headers::{IDEMPOTENCY_STATUS, Status};
 use crate::metrics::{self, Outcome};
+use crate::trace::traced;
 
 /// What an [`IdempotencyLayer`] makes of a service.
 #[derive(Clone)]
@@ -51,7 +53,7 @@ pub trait Guarantee: Clone + Send + Sync + 'static {
 /// A job on its way to its guarantee.
 #[doc(hidden)]
 #[allow(missing_debug_implementations, reason = "not part of the interface")]
-pub struct Carrier(pub(crate) Box<Job>);
+pub struct Carrier(pub(crate) Box<Job>, pub(crate) Parts);
 
 impl<S, G: Clone> Layer<S> for IdempotencyLayer<G> {
     type Service = Idempotency<S, G>;
@@ -87,15 +89,17 @@ where
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let layer = self.layer.clone();
+        let speaks_grpc = grpc::is_spoken(request.headers());
         Box::pin(async move {
-            match enter(&layer.settings, request).await {
-                Entry::Pass(request) => Ok(inner.call(request).await?.map(Body::stream)),
+            let response = match enter(&layer.settings, request).await {
+                Entry::Pass(request) => return Ok(inner.call(request).await?.map(Body::stream)),
                 Entry::Refuse(problem) => {
                     metrics::count(Outcome::Refused);
-                    Ok(layer.settings.problem(problem))
+                    layer.settings.problem(problem)
                 }
-                Entry::Run(job) => run(layer, job, inner).await,
-            }
+                Entry::Run(job, parts) => run(layer, Carrier(job, parts), inner).await?,
+            };
+            Ok(if speaks_grpc { grpc::translated(response) } else { response })
         })
     }
 }
@@ -103,7 +107,7 @@ where
 /// Runs a job to its end, whether or not its client is still there.
 async fn run<S, G, R>(
     layer: Arc<IdempotencyLayer<G>>,
-    job: Box<Job>,
+    carrier: Carrier,
     inner: S,
 ) -> Result<Response<Body>, S::Error>
 where
@@ -115,10 +119,13 @@ where
     R::Data: Send,
     R::Error: Into<BoxError>,
 {
-    let span = tracing::info_span!("idempotency", key = ?job.id, direction = ?job.direction);
+    // For the logs of whoever reads them at this level; OpenTelemetry has a span of its own.
+    let (id, direction) = (carrier.0.id, carrier.0.direction);
+    let span = tracing::debug_span!("idempotency", key = ?id, ?direction);
     let tasks = layer.tasks.clone();
     let settings = layer.clone();
-    match tasks.spawn(G::serve(layer, Carrier(job), inner).instrument(span)).await {
+    let work = traced(&id, direction, G::serve(layer, carrier, inner).instrument(span));
+    match tasks.spawn(work).await {
         Ok(result) => result,
         // The handler's own panics are caught further in: this is the runtime going down.
         Err(_) => Ok(settings.settings.problem(Problem::handler_failed(Status::Unknown))),
