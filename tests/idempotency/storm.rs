@@ -4,9 +4,9 @@
 use tests::servers::postgres;
 
 #[path = "../../idempotency/examples/storm/mod.rs"]
-mod storm;
+mod program;
 
-use storm::{Guarantee, Launch, Plan, Report};
+use program::{Guarantee, Launch, Plan, Report};
 
 /// Storms a store with this test's own program, and judges.
 async fn stormed(guarantee: Guarantee, store: &str) -> Report {
@@ -15,7 +15,7 @@ async fn stormed(guarantee: Guarantee, store: &str) -> Report {
     let launch = Launch::this_program(&[test, "--exact", "--nocapture", "--test-threads=1"]);
     let seed = rand::Rng::random(&mut tests::seeded());
     let plan = Plan { guarantee, store: store.to_owned(), duplicates: 2_500, seed };
-    let report = storm::run(&plan, &launch).await.unwrap();
+    let report = program::run(&plan, &launch).await.unwrap();
     eprintln!("{report}");
     report.judge().unwrap();
     assert!(report.killed > 0, "nobody was killed");
@@ -27,8 +27,8 @@ macro_rules! storms {
         $(
             #[tokio::test]
             async fn $name() {
-                match storm::script() {
-                    Some(script) => storm::work(&script).await.unwrap(),
+                match program::script() {
+                    Some(script) => program::work(&script).await.unwrap(),
                     None => $body.await,
                 }
             }
