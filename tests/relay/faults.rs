@@ -44,7 +44,7 @@ async fn without_faults_every_event_arrives_once() {
     writers.write(400).await;
     writers.close().await;
     assert_eq!(shop.check().await, 0, "no duplicate without a fault");
-    shop.check_received().await;
+    shop.check_received(&consumer).await;
     stop.cancel();
     consumer.await.unwrap().unwrap();
     assert!(!relay.is_finished());
@@ -131,7 +131,7 @@ async fn the_database_and_the_broker_are_killed() {
     }
     writers.close().await;
     shop.check().await;
-    shop.check_received().await;
+    shop.check_received(&consumer).await;
     assert!(!relay.is_finished() && !consumer.is_finished(), "both wait for what is down");
     stop.cancel();
     consumer.await.unwrap().unwrap();

@@ -140,13 +140,19 @@ impl Shop {
     }
 
     /// Waits until the consumer has applied every event, and fails unless each was applied once and in order.
-    pub(super) async fn check_received(&self) {
+    pub(super) async fn check_received(&self, consumer: &JoinHandle<outbox_relay::Result<()>>) {
         let expected = self.written().await.len() as i64;
         let mut connection = PgConnection::connect(&self.database).await.unwrap();
         let deadline = tokio::time::Instant::now() + ARRIVES_WITHIN;
         let count = "SELECT count(*) FROM received";
         while query_scalar::<_, i64>(count).fetch_one(&mut connection).await.unwrap() < expected {
-            assert!(tokio::time::Instant::now() < deadline, "events were published and not applied");
+            assert!(!consumer.is_finished(), "the consumer ended although nobody stopped it");
+            if tokio::time::Instant::now() > deadline {
+                let missing =
+                    "SELECT key, number FROM written EXCEPT SELECT key, number FROM received ORDER BY 1, 2";
+                let missing: Vec<(String, i64)> = query_as(missing).fetch_all(&mut connection).await.unwrap();
+                panic!("{} events were published and not applied: {missing:?}", missing.len());
+            }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let received: Vec<(String, Vec<i64>)> =

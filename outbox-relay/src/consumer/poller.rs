@@ -15,11 +15,30 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// Consecutive records of one assigned partition.
+/// Records of one assigned partition, in order.
 #[derive(Debug)]
 pub(super) struct Batch {
     pub(super) assignment: Arc<Assignment>,
     pub(super) records: Vec<Received>,
+}
+
+/// What was polled and not handed over yet.
+///
+/// A record belongs to the assignment it was read under, which is known only at the moment it is polled: the
+/// next poll may call back with another. Under that one everything is read again from the database's
+/// watermark, so a record of the old one that passed for one of the new would leave a gap behind it.
+#[derive(Default)]
+struct Gathered {
+    batches: Vec<Batch>,
+}
+
+impl Gathered {
+    fn add(&mut self, assignment: &Arc<Assignment>, record: Received) {
+        match self.batches.iter_mut().find(|batch| Arc::ptr_eq(&batch.assignment, assignment)) {
+            Some(batch) => batch.records.push(record),
+            None => self.batches.push(Batch { assignment: assignment.clone(), records: vec![record] }),
+        }
+    }
 }
 
 /// Topic, partition and first offset that is not applied.
@@ -85,17 +104,13 @@ fn poll<D: Database>(
     stop: &CancellationToken,
 ) -> Result<()> {
     let membership = consumer.context().clone();
+    // What arrives while a batch is handed over comes first in the next round.
+    let mut gathered = Gathered::default();
     while !stop.is_cancelled() && !batches.is_closed() {
-        let mut gathered: HashMap<(String, i32), Vec<Received>> = HashMap::new();
         let mut wait = Duration::from_millis(100);
         for _ in 0..size {
-            match consumer.poll(wait) {
-                Some(Ok(message)) => {
-                    let key = (message.topic().to_owned(), message.partition());
-                    gathered.entry(key).or_default().push(Received::from_message(&message));
-                }
-                Some(Err(error)) => complain(error)?,
-                None => break,
+            if !gather(consumer, wait, &mut gathered)? {
+                break;
             }
             wait = Duration::ZERO;
         }
@@ -111,9 +126,9 @@ fn poll<D: Database>(
             }
             Some(error) => return Err(error),
         }
-        for ((topic, partition), records) in gathered {
-            if let Some((assignment, records)) = membership.check(&topic, partition, records)? {
-                hand_over(consumer, batches, Batch { assignment, records }, stop)?;
+        for batch in std::mem::take(&mut gathered).batches {
+            if let Some(batch) = check(batch)? {
+                hand_over(consumer, batches, batch, &mut gathered, stop)?;
             }
         }
         commit(consumer, applied);
@@ -121,6 +136,25 @@ fn poll<D: Database>(
     commit(consumer, applied);
     leave(consumer);
     Ok(())
+}
+
+/// Polls once, and keeps what comes. False when nothing came.
+fn gather<D: Database>(
+    consumer: &BaseConsumer<Membership<D>>,
+    wait: Duration,
+    gathered: &mut Gathered,
+) -> Result<bool> {
+    match consumer.poll(wait) {
+        Some(Ok(message)) => {
+            // Without an assignment it was read under one that is gone.
+            if let Some(assignment) = consumer.context().assignment(message.topic(), message.partition()) {
+                gathered.add(&assignment, Received::from_message(&message));
+            }
+            Ok(true)
+        }
+        Some(Err(error)) => complain(error).map(|()| true),
+        None => Ok(false),
+    }
 }
 
 /// Leaves the group, so that others need not wait for this member's session to end. Dropping the
@@ -135,11 +169,14 @@ fn leave<D: Database>(consumer: &BaseConsumer<Membership<D>>) {
     let _ = consumer.poll(Duration::from_millis(200));
 }
 
-/// Gives a batch to the worker. While it has no room the partitions are paused and polling goes on.
+/// Gives a batch to the worker. While it has no room the partitions are paused and polling goes on, which
+/// keeps the membership alive: other partitions may be assigned meanwhile, and records of theirs arrive
+/// before they are paused too.
 fn hand_over<D: Database>(
     consumer: &BaseConsumer<Membership<D>>,
     batches: &mpsc::Sender<Batch>,
     batch: Batch,
+    gathered: &mut Gathered,
     stop: &CancellationToken,
 ) -> Result<()> {
     let runtime = &consumer.context().runtime;
@@ -151,15 +188,13 @@ fn hand_over<D: Database>(
             Err(_) if stop.is_cancelled() => break None,
             Err(_) => {}
         }
-        if paused.is_none()
-            && let Ok(all) = consumer.assignment()
+        // Every time: what was assigned since the last time is not paused yet.
+        if let Ok(all) = consumer.assignment()
             && consumer.pause(&all).is_ok()
         {
             paused = Some(all);
         }
-        if let Some(Err(error)) = consumer.poll(Duration::ZERO) {
-            complain(error)?;
-        }
+        gather(consumer, Duration::ZERO, gathered)?;
     };
     if let Some(paused) = paused {
         // Partitions that were taken away meanwhile cannot be resumed, which is no harm.
@@ -299,34 +334,32 @@ impl<D: Database> Membership<D> {
         }
     }
 
-    /// The assignment these records were read under, if it still is one. The record that was applied
-    /// last, read again, is compared and left out.
-    fn check(
-        &self,
-        topic: &str,
-        partition: i32,
-        mut records: Vec<Received>,
-    ) -> Result<Option<(Arc<Assignment>, Vec<Received>)>> {
+    /// The assignment of a partition, while there is one.
+    fn assignment(&self, topic: &str, partition: i32) -> Option<Arc<Assignment>> {
         let state = self.state.lock().expect("never poisoned");
-        let Some(assignment) = state.assigned.get(&(topic.to_owned(), partition)).cloned() else {
-            return Ok(None);
-        };
-        if let (Some(next), Some(first), Some(last_id)) =
-            (assignment.next_offset, records.first(), assignment.last_id)
-            && first.offset + 1 == next
-        {
-            if first.id != Some(last_id) {
-                return Err(Error::OtherTopic(format!(
-                    "partition {partition} of {topic:?} holds another event at offset {} than the one that was \
-                     applied from there: the topic was deleted and made anew; if that was meant, delete this \
-                     group's rows for it from inbox_partition",
-                    first.offset
-                )));
-            }
-            records.remove(0);
-        }
-        Ok((!records.is_empty()).then_some((assignment, records)))
+        state.assigned.get(&(topic.to_owned(), partition)).cloned()
     }
+}
+
+/// What there is to apply of a batch. The record that was applied last, read again, is compared and left out.
+fn check(mut batch: Batch) -> Result<Option<Batch>> {
+    let Batch { assignment, records } = &mut batch;
+    if let (Some(next), Some(first), Some(last_id)) =
+        (assignment.next_offset, records.first(), assignment.last_id)
+        && first.offset + 1 == next
+    {
+        if first.id != Some(last_id) {
+            let Assignment { topic, partition, .. } = &**assignment;
+            return Err(Error::OtherTopic(format!(
+                "partition {partition} of {topic:?} holds another event at offset {} than the one that was \
+                 applied from there: the topic was deleted and made anew; if that was meant, delete this \
+                 group's rows for it from inbox_partition",
+                first.offset
+            )));
+        }
+        records.remove(0);
+    }
+    Ok((!batch.records.is_empty()).then_some(batch))
 }
 
 /// Where to begin to read. One record before the watermark, to see that it is the one that was applied.
@@ -376,5 +409,30 @@ mod tests {
         let error = begin_at(&at(Some(3), id), 5, 9, false).expect_err("a gap");
         assert!(error.to_string().contains("expired unread"), "{error}");
         assert_eq!(begin_at(&at(Some(3), id), 5, 9, true).expect("skips"), Offset::Offset(5));
+    }
+
+    fn record(offset: i64) -> Received {
+        let (topic, headers) = ("orders".into(), std::collections::BTreeMap::new());
+        Received { topic, partition: 0, offset, id: None, key: None, payload: None, headers }
+    }
+
+    #[test]
+    fn what_was_read_under_one_assignment_never_passes_for_the_other() {
+        let assignment = |epoch, next_offset| {
+            let topic = "orders".into();
+            Arc::new(Assignment { topic, partition: 0, epoch, next_offset: Some(next_offset), last_id: None })
+        };
+        let (old, new) = (assignment(1, 0), assignment(2, 5));
+        let mut gathered = Gathered::default();
+        // The old one had read up to 12 when the partition was assigned anew, from what the database had.
+        for (under, offset) in [(&old, 10), (&old, 11), (&new, 5), (&old, 12), (&new, 6)] {
+            gathered.add(under, record(offset));
+        }
+        let batches: Vec<(i64, Vec<i64>)> = gathered
+            .batches
+            .iter()
+            .map(|batch| (batch.assignment.epoch, batch.records.iter().map(|record| record.offset).collect()))
+            .collect();
+        assert_eq!(batches, [(1, vec![10, 11, 12]), (2, vec![5, 6])]);
     }
 }
