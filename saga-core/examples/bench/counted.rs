@@ -59,4 +59,7 @@ impl Store for Counted {
     async fn post(&self, mail: &[Mail]) -> Result<Vec<Posted>> {
         self.store.post(mail).await
     }
+    fn lanes(&self) -> usize {
+        self.store.lanes()
+    }
 }

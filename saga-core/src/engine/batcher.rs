@@ -1,21 +1,38 @@
 //! Group commit without a timer: what waits is sent, what arrives meanwhile forms the next batch.
+//!
+//! A request goes into the queue; whoever puts it there starts a lane unless enough are open. A lane takes
+//! what waits, sends it as one batch, hands the answers out and looks again; it closes when nothing waits.
+//! Queue and number of open lanes stand behind one lock, so a lane closes either before a request is put
+//! there, and then another is opened for it, or after it has seen it.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex};
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, oneshot};
+
+use super::shared::LOCK;
 
 /// Gathers requests into batches and hands each batch to one call.
 ///
-/// Bounded everywhere: `queue` requests may wait (further callers wait for room), `in_flight` batches of
-/// at most `batch` requests are under way.
+/// Bounded everywhere: `queue` requests may wait (further callers wait for room), `lanes` batches of at most
+/// `batch` requests are under way.
 pub(crate) struct Batcher<T, R> {
-    requests: mpsc::Sender<(T, oneshot::Sender<R>)>,
+    inner: Arc<Inner<T, R>>,
 }
 
 impl<T, R> Clone for Batcher<T, R> {
     fn clone(&self) -> Self {
-        Self { requests: self.requests.clone() }
+        Self { inner: self.inner.clone() }
+    }
+}
+
+impl<T, R> fmt::Debug for Batcher<T, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batcher").field("bounds", &self.inner.bounds).finish_non_exhaustive()
     }
 }
 
@@ -24,51 +41,83 @@ impl<T, R> Clone for Batcher<T, R> {
 pub(crate) struct Bounds {
     pub(crate) queue: usize,
     pub(crate) batch: usize,
-    pub(crate) in_flight: usize,
+    pub(crate) lanes: usize,
+}
+
+type Call<T, R> = dyn Fn(Vec<T>) -> BoxFuture<'static, Vec<R>> + Send + Sync;
+
+struct Inner<T, R> {
+    bounds: Bounds,
+    /// Places in the queue that are free.
+    room: Semaphore,
+    state: Mutex<State<T, R>>,
+    send: Box<Call<T, R>>,
+}
+
+struct State<T, R> {
+    waiting: VecDeque<(T, oneshot::Sender<R>)>,
+    /// How many lanes are open.
+    open: usize,
 }
 
 impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
-    /// Starts the gathering task. It ends when every handle is gone; batches in flight run to their end.
+    /// A batcher whose lanes run as tasks of whichever runtime sends a request.
     ///
     /// `send` must answer every request of its batch, in order; a shorter answer, or a panic, leaves the
     /// rest without an answer, which their callers see as `None`.
-    pub(crate) fn spawn<F>(bounds: Bounds, send: F) -> Self
+    pub(crate) fn new<F>(bounds: Bounds, send: F) -> Self
     where
         F: Fn(Vec<T>) -> BoxFuture<'static, Vec<R>> + Send + Sync + 'static,
     {
-        let (requests, mut waiting) = mpsc::channel::<(T, oneshot::Sender<R>)>(bounds.queue);
-        let slots = Arc::new(Semaphore::new(bounds.in_flight));
-        let send = Arc::new(send);
-        tokio::spawn(async move {
-            loop {
-                // The slot first: while none is free, the next batch grows.
-                let slot = slots.clone().acquire_owned().await.expect("never closed");
-                let mut batch = Vec::new();
-                if waiting.recv_many(&mut batch, bounds.batch).await == 0 {
-                    return;
-                }
-                let send = send.clone();
-                tokio::spawn(async move {
-                    let (requests, callers): (Vec<T>, Vec<_>) = batch.into_iter().unzip();
-                    let replies = send(requests).await;
-                    drop(slot);
-                    for (caller, reply) in callers.into_iter().zip(replies) {
-                        // A caller that is gone has lost interest in the answer, not in the work.
-                        let _ = caller.send(reply);
-                    }
-                });
-            }
-        });
-        Self { requests }
+        let state = Mutex::new(State { waiting: VecDeque::new(), open: 0 });
+        let room = Semaphore::new(bounds.queue);
+        Self { inner: Arc::new(Inner { bounds, room, state, send: Box::new(send) }) }
     }
 
-    /// Sends one request and waits for its answer; `None` when the batcher is gone.
+    /// Sends one request and waits for its answer; `None` when the runtime is shutting down.
     ///
     /// Dropping the future gives up the answer; the request goes on once it is queued.
     pub(crate) async fn send(&self, request: T) -> Option<R> {
+        self.inner.room.acquire().await.ok()?.forget();
         let (caller, answer) = oneshot::channel();
-        self.requests.send((request, caller)).await.ok()?;
+        let opens = {
+            let mut state = self.inner.state.lock().expect(LOCK);
+            state.waiting.push_back((request, caller));
+            let opens = state.open < self.inner.bounds.lanes;
+            state.open += usize::from(opens);
+            opens
+        };
+        if opens {
+            tokio::spawn(self.inner.clone().lane());
+        }
         answer.await.ok()
+    }
+}
+
+impl<T, R> Inner<T, R> {
+    /// Sends batches until nothing waits.
+    async fn lane(self: Arc<Self>) {
+        while let Some(batch) = self.take() {
+            self.room.add_permits(batch.len());
+            let (requests, callers): (Vec<T>, Vec<_>) = batch.into_iter().unzip();
+            // A panic leaves its batch without answers, and the lane open for the others.
+            let replies = AssertUnwindSafe((self.send)(requests)).catch_unwind().await.unwrap_or_default();
+            for (caller, reply) in callers.into_iter().zip(replies) {
+                // A caller that is gone has lost interest in the answer, not in the work.
+                let _ = caller.send(reply);
+            }
+        }
+    }
+
+    /// The next batch; without one the lane is closed.
+    fn take(&self) -> Option<Vec<(T, oneshot::Sender<R>)>> {
+        let mut state = self.state.lock().expect(LOCK);
+        let count = state.waiting.len().min(self.bounds.batch);
+        if count == 0 {
+            state.open -= 1;
+            return None;
+        }
+        Some(state.waiting.drain(..count).collect())
     }
 }
 
@@ -83,8 +132,8 @@ mod tests {
         let sizes = Arc::new(Mutex::new(Vec::new()));
         let gate = Arc::new(Semaphore::new(0));
         let (seen, opened) = (sizes.clone(), gate.clone());
-        let bounds = Bounds { queue: 100, batch: 10, in_flight: 1 };
-        let batcher = Batcher::spawn(bounds, move |batch: Vec<u32>| {
+        let bounds = Bounds { queue: 100, batch: 10, lanes: 1 };
+        let batcher = Batcher::new(bounds, move |batch: Vec<u32>| {
             let (seen, opened) = (seen.clone(), opened.clone());
             Box::pin(async move {
                 seen.lock().unwrap().push(batch.len());
@@ -108,5 +157,32 @@ mod tests {
         assert_eq!(first.await.unwrap(), Some(0));
         assert_eq!(answers, (1..=12).map(|n| Some(n * 2)).collect::<Vec<_>>());
         assert_eq!(*sizes.lock().unwrap(), [1, 10, 2]);
+    }
+
+    #[tokio::test]
+    async fn a_panic_costs_its_batch_the_answer_and_nobody_else() {
+        let bounds = Bounds { queue: 100, batch: 1, lanes: 1 };
+        let batcher = Batcher::new(bounds, |batch: Vec<u32>| {
+            Box::pin(async move {
+                assert!(batch[0] != 2, "this batch panics on purpose");
+                batch
+            })
+        });
+        let answers = futures::future::join_all((1..=3).map(|n| batcher.send(n))).await;
+        assert_eq!(answers, [Some(1), None, Some(3)]);
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_makes_its_callers_wait_and_loses_none() {
+        let bounds = Bounds { queue: 2, batch: 2, lanes: 1 };
+        let batcher = Batcher::new(bounds, |batch: Vec<u32>| {
+            Box::pin(async move {
+                tokio::task::yield_now().await;
+                batch
+            })
+        });
+        let answers = futures::future::join_all((0..50).map(|n| batcher.send(n))).await;
+        assert_eq!(answers, (0..50).map(Some).collect::<Vec<_>>());
+        assert_eq!(batcher.inner.room.available_permits(), 2, "every place is free again");
     }
 }

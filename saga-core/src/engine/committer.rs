@@ -25,12 +25,14 @@ pub(crate) enum Settled {
 
 pub(crate) type Committer = Batcher<Commit, Settled>;
 
-const BOUNDS: Bounds = Bounds { queue: 4096, batch: 512, in_flight: 4 };
+const QUEUE: usize = 4096;
+const BATCH: usize = 512;
 
 /// Starts a committer for one incarnation. `lost` is cancelled when the store says that the worker was
 /// fenced; once it is cancelled, by whomever, nothing is sent again.
 pub(crate) fn spawn(store: Arc<dyn Store>, fence: Fence, lost: CancellationToken, clock: Clock) -> Committer {
-    Batcher::spawn(BOUNDS, move |commits| {
+    let bounds = Bounds { queue: QUEUE, batch: BATCH, lanes: store.lanes() };
+    Batcher::new(bounds, move |commits| {
         let (store, lost, clock) = (store.clone(), lost.clone(), clock.clone());
         Box::pin(async move { settle(&*store, fence, &commits, &lost, &clock).await })
     })

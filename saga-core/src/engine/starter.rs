@@ -11,14 +11,16 @@ use crate::store::{Error, Fence, Start, StartReply, Store};
 /// Sends batches of starts.
 pub(crate) type Starter = Batcher<Start, Result<StartReply, Error>>;
 
-const BOUNDS: Bounds = Bounds { queue: 4096, batch: 512, in_flight: 4 };
+const QUEUE: usize = 4096;
+const BATCH: usize = 512;
 
 /// How often an unavailable store is asked again before the caller hears of it: about two seconds.
 const TRIES: u32 = 6;
 
 /// Starts a starter. With a fence, starts may be owned by that worker.
 pub(crate) fn spawn(store: Arc<dyn Store>, fence: Option<Fence>, clock: Clock) -> Starter {
-    Batcher::spawn(BOUNDS, move |starts: Vec<Start>| {
+    let bounds = Bounds { queue: QUEUE, batch: BATCH, lanes: store.lanes() };
+    Batcher::new(bounds, move |starts: Vec<Start>| {
         let (store, clock) = (store.clone(), clock.clone());
         Box::pin(async move { send(&*store, fence, &starts, &clock).await })
     })

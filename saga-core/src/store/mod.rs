@@ -101,6 +101,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Inserts mail, deduplicated by its id. One answer per mail, in order.
     async fn post(&self, mail: &[Mail]) -> Result<Vec<Posted>>;
+
+    /// How many batches are worth sending side by side. Where they would only wait for each other, fewer and
+    /// larger ones are better. Asked once; a property, not a verb.
+    fn lanes(&self) -> usize {
+        4
+    }
 }
 
 /// A database seen from both sides: the verbs of progress, and the questions of operators.

@@ -6,11 +6,11 @@
 use chrono::Utc;
 use sqlx::{Row, SqliteConnection};
 
+use super::Db;
 use super::error::failed;
 use super::insert::ids;
 use super::read::{mail_row, micros, sagas};
 use super::workers::check;
-use super::{Db, commit_tx};
 use crate::id::RunId;
 use crate::store::commit::Mail;
 use crate::store::error::Result;
@@ -44,7 +44,7 @@ pub(super) async fn claim(db: &Db, claim: &Claim, sent: &Sending) -> Result<Clai
     .await
     .map_err(failed)?;
     let sagas = sagas(&mut tx, &runs).await?;
-    commit_tx(tx).await?;
+    tx.commit().await?;
     let mail = mail.into_iter().filter(|mail| !runs.contains(&mail.run)).collect();
     Ok(Claimed { sagas, mail })
 }

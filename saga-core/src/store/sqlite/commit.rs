@@ -1,24 +1,122 @@
-//! The hot path: a batch of commits in one transaction and one fsync.
+//! The hot path: a batch of commits in one transaction, one text and one fsync.
 //!
-//! The transaction is alone, so it first asks for the losers, and everything else is written without a
-//! condition. However many commits there are, that takes one statement for the question, at most nine
-//! for the rows (`insert.rs`), those that the commits' `Then` and mail ask for, and one for the mail.
+//! However many commits there are, the connection's thread is woken once: with a text that begins, checks,
+//! writes, reads the mail and commits. The check is an insert of the losers into a table that takes no row, so
+//! that a batch with a loser in it is undone as a whole. That is rare (a commit that is sent again, or a
+//! zombie); then the losers are told apart, and the others are written in a transaction of several steps.
+//!
+//! Lists are JSON arrays of strings, with what has a fixed width first: one parameter for any number of rows.
+//! Parameters are named `$1`, `$2`, …: a text of several statements is given all values, and sqlx would fill
+//! the numbers that one of them leaves out as if they were further parameters.
+
+use std::fmt::Write;
+use std::sync::LazyLock;
 
 use chrono::Utc;
 use sqlx::Row;
 
 use super::error::failed;
-use super::insert::{Into, ids, insert};
-use super::read::{micros, unread};
-use super::{Db, Tx, commit_tx, live};
-use crate::store::commit::{Commit, CommitReply};
+use super::insert::{Binding, ids};
+use super::read::{mail_rows, micros, unread};
+use super::writer::{Tx, Writer};
+use super::{Db, live};
+use crate::store::commit::{Commit, CommitReply, Then};
 use crate::store::error::{Error, Result};
 use crate::store::worker::Fence;
 
-const JOURNAL: Into =
-    Into { head: "INSERT INTO saga_journal (run, number, worker, at, body) VALUES ", columns: 5 };
+/// The table that takes no row.
+const GUARD: &str = "CREATE TEMP TABLE saga_loser (position INTEGER CHECK (position IS NULL))";
+
+/// Which commits would not be the next of a saga that this worker owns, by their positions in the batch; −1
+/// where the worker has no right to write at all.
+const LOSERS: &str = "SELECT -1 WHERE NOT EXISTS
+        (SELECT 1 FROM saga_worker WHERE id = $1 AND epoch = $2 AND NOT drained)
+    UNION ALL
+    SELECT c.key FROM json_each($4) c
+    WHERE (SELECT owner FROM saga_live WHERE run = unhex(substr(c.value, 1, 32))) IS NOT $1
+        OR (SELECT max(number) FROM saga_journal WHERE run = unhex(substr(c.value, 1, 32)))
+            IS NOT CAST(substr(c.value, 33, 10) AS INTEGER) - 1";
+
+const JOURNAL: &str = "INSERT INTO saga_journal (run, number, worker, at, body)
+    SELECT unhex(substr(value, 1, 32)), CAST(substr(value, 33, 10) AS INTEGER), $1, $3, substr(value, 43)
+    FROM json_each($5)";
+
+const UNREAD: &str = "SELECT run, id, body FROM saga_mail WHERE consumed IS NULL
+    AND run IN (SELECT unhex(substr(value, 1, 32)) FROM json_each($4)) ORDER BY id";
+
+/// For a batch in which every saga goes on.
+static GO: LazyLock<String> = LazyLock::new(|| {
+    format!("BEGIN IMMEDIATE; INSERT INTO temp.saga_loser {LOSERS}; {JOURNAL}; {UNREAD}; COMMIT")
+});
+/// For any batch.
+static ANY: LazyLock<String> = LazyLock::new(|| {
+    let then = live::THEN;
+    format!("BEGIN IMMEDIATE; INSERT INTO temp.saga_loser {LOSERS}; {JOURNAL}; {then}; {UNREAD}; COMMIT")
+});
+/// For those that are known to win.
+static WINNERS: LazyLock<String> = LazyLock::new(|| format!("{JOURNAL}; {}", live::THEN));
+
+/// What the connection that writes needs before the first batch.
+pub(super) async fn prepare(writer: &Writer) -> Result<()> {
+    writer.at_once(sqlx::query(GUARD)).await.map(|_| ())
+}
 
 pub(super) async fn commit(db: &Db, fence: Fence, batch: &[Commit]) -> Result<Vec<CommitReply>> {
+    if let Some(bad) = batch.iter().find(|commit| commit.body.contains('\0')) {
+        // SQLite's text functions end there.
+        return Err(Error::Refused(format!(
+            "commit {} of run {} holds a NUL character",
+            bad.number, bad.run
+        )));
+    }
+    let all: Vec<&Commit> = batch.iter().collect();
+    let plain = all.iter().all(|commit| commit.then == Then::Go && commit.mail.is_empty());
+    let text = if plain { GO.as_str() } else { ANY.as_str() };
+    let rows = match db.writer.at_once(statement(text, fence, &all, plain)).await {
+        Err(Error::Refused(_)) => return told_apart(db, fence, batch).await,
+        rows => rows?,
+    };
+    if rows.is_empty() {
+        return Ok(vec![CommitReply::Committed { mail: Vec::new() }; batch.len()]);
+    }
+    let mut mail = mail_rows(&rows)?;
+    let mail = batch.iter().map(|commit| mail.remove(&commit.run).unwrap_or_default());
+    Ok(mail.map(|mail| CommitReply::Committed { mail }).collect())
+}
+
+fn statement(text: &'static str, fence: Fence, commits: &[&Commit], plain: bool) -> Binding {
+    let statement = sqlx::query(text)
+        .bind(fence.worker.0)
+        .bind(fence.epoch)
+        .bind(micros(Utc::now()))
+        .bind(numbers(commits))
+        .bind(bodies(commits));
+    if plain { statement } else { live::bind(statement, commits) }
+}
+
+/// 32 hexadecimal digits of the run, then ten of the commit's number.
+fn numbers(commits: &[&Commit]) -> String {
+    let mut text = String::with_capacity(commits.len() * 45 + 2);
+    text.push('[');
+    for commit in commits {
+        let comma = if text.len() > 1 { "," } else { "" };
+        let _ = write!(text, "{comma}\"{}{:010}\"", commit.run.0.simple(), commit.number);
+    }
+    text.push(']');
+    text
+}
+
+/// The same, then the body.
+fn bodies(commits: &[&Commit]) -> String {
+    let texts: Vec<String> = commits
+        .iter()
+        .map(|commit| format!("{}{:010}{}", commit.run.0.simple(), commit.number, commit.body))
+        .collect();
+    serde_json::to_string(&texts).expect("strings can be written")
+}
+
+/// Writes the commits that win, and tells of the others whether they were written before.
+async fn told_apart(db: &Db, fence: Fence, batch: &[Commit]) -> Result<Vec<CommitReply>> {
     let mut tx = db.begin().await?;
     let lost = losers(&mut tx, fence, batch).await?;
     let mut won: Vec<&Commit> = Vec::with_capacity(batch.len());
@@ -29,21 +127,12 @@ pub(super) async fn commit(db: &Db, fence: Fence, batch: &[Commit]) -> Result<Ve
             true => written[index] = is_own(&mut tx, fence, commit).await?,
         }
     }
-    let now = micros(Utc::now());
-    insert(&mut tx, JOURNAL, &won, |query, commit| {
-        query
-            .bind(commit.run.0)
-            .bind(i64::from(commit.number))
-            .bind(fence.worker.0)
-            .bind(now)
-            .bind(commit.body.clone())
-    })
-    .await?;
-    consume(&mut tx, &won).await?;
-    live::apply(&mut tx, &won).await?;
+    if !won.is_empty() {
+        statement(WINNERS.as_str(), fence, &won, false).execute(&mut *tx).await.map_err(failed)?;
+    }
     let of_written = batch.iter().zip(&written).filter(|(_, written)| **written).map(|(c, _)| c.run.0);
     let mut mail = unread(&mut tx, ids(of_written)).await?;
-    commit_tx(tx).await?;
+    tx.commit().await?;
     let replies = batch.iter().zip(written).map(|(commit, written)| match written {
         true => CommitReply::Committed { mail: mail.remove(&commit.run).unwrap_or_default() },
         false => CommitReply::Refused,
@@ -51,26 +140,15 @@ pub(super) async fn commit(db: &Db, fence: Fence, batch: &[Commit]) -> Result<Ve
     Ok(replies.collect())
 }
 
-/// Which commits of a batch would not be the next of a saga that this worker owns; [`Error::Fenced`]
-/// where the worker has no right to write at all.
 async fn losers(tx: &mut Tx, fence: Fence, batch: &[Commit]) -> Result<Vec<usize>> {
-    // 32 hexadecimal digits of the run, then the commit's number.
-    let wanted: Vec<String> = batch.iter().map(|c| format!("{}{}", c.run.0.simple(), c.number)).collect();
-    let rows = sqlx::query(
-        "SELECT -1 WHERE NOT EXISTS
-             (SELECT 1 FROM saga_worker WHERE id = ?1 AND epoch = ?2 AND NOT drained)
-         UNION ALL
-         SELECT c.key FROM json_each(?3) c
-         WHERE (SELECT owner FROM saga_live WHERE run = unhex(substr(c.value, 1, 32))) IS NOT ?1
-            OR (SELECT max(number) FROM saga_journal WHERE run = unhex(substr(c.value, 1, 32)))
-               IS NOT CAST(substr(c.value, 33) AS INTEGER) - 1",
-    )
-    .bind(fence.worker.0)
-    .bind(fence.epoch)
-    .bind(serde_json::to_string(&wanted).expect("strings can be written"))
-    .fetch_all(&mut **tx)
-    .await
-    .map_err(failed)?;
+    let rows = sqlx::query(LOSERS)
+        .bind(fence.worker.0)
+        .bind(fence.epoch)
+        .bind(None::<i64>)
+        .bind(numbers(&batch.iter().collect::<Vec<_>>()))
+        .fetch_all(&mut **tx)
+        .await
+        .map_err(failed)?;
     let mut lost = Vec::with_capacity(rows.len());
     for row in rows {
         match usize::try_from(row.try_get::<i64, _>(0).map_err(failed)?) {
@@ -92,25 +170,4 @@ async fn is_own(tx: &mut Tx, fence: Fence, commit: &Commit) -> Result<bool> {
     .fetch_one(&mut **tx)
     .await
     .map_err(failed)
-}
-
-/// Marks the mail that the commits read.
-async fn consume(tx: &mut Tx, won: &[&Commit]) -> Result<()> {
-    // The run, the mail's id, then the number of the commit that consumed it.
-    let read: Vec<String> = won
-        .iter()
-        .flat_map(|c| c.mail.iter().map(|id| format!("{}{}{}", c.run.0.simple(), id.0.simple(), c.number)))
-        .collect();
-    if read.is_empty() {
-        return Ok(());
-    }
-    sqlx::query(
-        "UPDATE saga_mail SET consumed = CAST(substr(c.value, 65) AS INTEGER) FROM json_each(?) c
-         WHERE saga_mail.run = unhex(substr(c.value, 1, 32)) AND saga_mail.id = unhex(substr(c.value, 33, 32))",
-    )
-    .bind(serde_json::to_string(&read).expect("strings can be written"))
-    .execute(&mut **tx)
-    .await
-    .map_err(failed)?;
-    Ok(())
 }

@@ -1,87 +1,44 @@
-//! What becomes of a saga's live row.
+//! What commits that were written make of mail and of live rows: at most one statement for each kind of it,
+//! whatever the number of commits.
 
-use chrono::Utc;
-use uuid::Uuid;
-
-use super::Tx;
-use super::error::failed;
-use super::insert::ids;
+use super::insert::{Binding, ids};
 use super::read::micros;
-use crate::journal::{EndKind, Timestamp};
 use crate::store::commit::{Commit, Then};
-use crate::store::error::Result;
 
-/// Applies the [`Then`] of commits that were written: at most one statement for each kind of it, whatever
-/// the number of commits.
-pub(super) async fn apply(tx: &mut Tx, won: &[&Commit]) -> Result<()> {
-    let now = micros(Utc::now());
-    let of = |then: fn(&Then) -> bool| won.iter().filter(move |c| then(&c.then)).map(|c| c.run.0);
+/// Follows the rows of the journal in one text with them: parameters 1 to 5 are theirs.
+pub(super) const THEN: &str = "
+    UPDATE saga_mail SET consumed = CAST(substr(c.value, 65) AS INTEGER) FROM json_each($6) c
+        WHERE saga_mail.run = unhex(substr(c.value, 1, 32)) AND saga_mail.id = unhex(substr(c.value, 33, 32));
+    UPDATE saga_live SET owner = NULL, state = 'waiting', since = $3, due = CAST(substr(w.value, 33) AS INTEGER)
+        FROM json_each($7) w WHERE run = unhex(substr(w.value, 1, 32));
+    UPDATE saga_live SET owner = NULL, state = 'blocked', since = $3, due = NULL
+        WHERE run IN (SELECT unhex(value) FROM json_each($8));
+    UPDATE saga_start SET ended = substr(e.value, 33), ended_at = $3
+        FROM json_each($9) e WHERE run = unhex(substr(e.value, 1, 32));
+    DELETE FROM saga_live WHERE run IN (SELECT unhex(substr(value, 1, 32)) FROM json_each($9));
+    UPDATE saga_mail SET consumed = -1 WHERE consumed IS NULL
+        AND run IN (SELECT unhex(substr(value, 1, 32)) FROM json_each($9))";
 
-    let waits = won.iter().filter_map(|c| match c.then {
-        Then::Wait(due) => Some((c.run.0, due)),
+/// Gives [`THEN`] its values.
+pub(super) fn bind(statement: Binding, commits: &[&Commit]) -> Binding {
+    // The run, the mail's id, then the number of the commit that consumed it.
+    let read = commits
+        .iter()
+        .flat_map(|c| c.mail.iter().map(|id| format!("{}{}{}", c.run.0.simple(), id.0.simple(), c.number)));
+    // The run, then the time.
+    let waits = commits.iter().filter_map(|c| match c.then {
+        Then::Wait(due) => Some(format!("{}{}", c.run.0.simple(), micros(due))),
         _ => None,
     });
-    wait(tx, waits, now).await?;
-    block(tx, of(|then| matches!(then, Then::Block)), now).await?;
-    end(tx, EndKind::Completed, of(|then| *then == Then::End(EndKind::Completed)), now).await?;
-    end(tx, EndKind::Compensated, of(|then| *then == Then::End(EndKind::Compensated)), now).await?;
-    let partial = of(|then| *then == Then::End(EndKind::PartiallyCompensated));
-    end(tx, EndKind::PartiallyCompensated, partial, now).await
+    let blocked = commits.iter().filter(|c| c.then == Then::Block).map(|c| c.run.0);
+    // The run, then the end's name.
+    let ended = commits.iter().filter_map(|c| match c.then {
+        Then::End(kind) => Some(format!("{}{}", c.run.0.simple(), kind.as_str())),
+        _ => None,
+    });
+    statement.bind(list(read)).bind(list(waits)).bind(ids(blocked)).bind(list(ended))
 }
 
-async fn wait(tx: &mut Tx, waits: impl Iterator<Item = (Uuid, Timestamp)>, now: i64) -> Result<()> {
-    // 32 hexadecimal digits of the run, then the time.
-    let waits: Vec<String> = waits.map(|(run, due)| format!("{}{}", run.simple(), micros(due))).collect();
-    if waits.is_empty() {
-        return Ok(());
-    }
-    sqlx::query(
-        "UPDATE saga_live SET owner = NULL, state = 'waiting', since = ?2,
-             due = CAST(substr(w.value, 33) AS INTEGER)
-         FROM json_each(?1) w WHERE run = unhex(substr(w.value, 1, 32))",
-    )
-    .bind(serde_json::to_string(&waits).expect("strings can be written"))
-    .bind(now)
-    .execute(&mut **tx)
-    .await
-    .map_err(failed)?;
-    Ok(())
-}
-
-async fn block(tx: &mut Tx, runs: impl Iterator<Item = Uuid> + Clone, now: i64) -> Result<()> {
-    if runs.clone().next().is_none() {
-        return Ok(());
-    }
-    sqlx::query(
-        "UPDATE saga_live SET owner = NULL, state = 'blocked', since = ?2, due = NULL
-         WHERE run IN (SELECT unhex(value) FROM json_each(?1))",
-    )
-    .bind(ids(runs))
-    .bind(now)
-    .execute(&mut **tx)
-    .await
-    .map_err(failed)?;
-    Ok(())
-}
-
-async fn end(tx: &mut Tx, kind: EndKind, runs: impl Iterator<Item = Uuid> + Clone, now: i64) -> Result<()> {
-    if runs.clone().next().is_none() {
-        return Ok(());
-    }
-    let runs = ids(runs);
-    for text in [
-        "DELETE FROM saga_live WHERE run IN (SELECT unhex(value) FROM json_each(?1))",
-        "UPDATE saga_start SET ended = ?2, ended_at = ?3
-         WHERE run IN (SELECT unhex(value) FROM json_each(?1))",
-        // What nobody read is answered from the end.
-        "UPDATE saga_mail SET consumed = -1 WHERE consumed IS NULL
-         AND run IN (SELECT unhex(value) FROM json_each(?1))",
-    ] {
-        let mut query = sqlx::query(text).bind(runs.clone());
-        if text.contains("?2") {
-            query = query.bind(kind.as_str()).bind(now);
-        }
-        query.execute(&mut **tx).await.map_err(failed)?;
-    }
-    Ok(())
+fn list(items: impl Iterator<Item = String>) -> String {
+    serde_json::to_string(&items.collect::<Vec<_>>()).expect("strings can be written")
 }

@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use chrono::Utc;
 use sqlx::Row;
 
+use super::Db;
 use super::error::failed;
 use super::insert::{Into, ids, insert};
 use super::read::micros;
-use super::{Db, commit_tx};
 use crate::id::RunId;
 use crate::store::commit::{Mail, Posted};
 use crate::store::decode;
@@ -39,6 +39,6 @@ pub(super) async fn post(db: &Db, batch: &[Mail]) -> Result<Vec<Posted>> {
         query.bind(mail.run.0).bind(mail.id.0).bind(decode::mail_text(&mail.body)).bind(now)
     })
     .await?;
-    commit_tx(tx).await?;
+    tx.commit().await?;
     Ok(answers)
 }

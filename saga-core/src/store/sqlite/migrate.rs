@@ -1,16 +1,15 @@
 //! Brings the tables up to date: numbered, append-only migrations, recorded in a table of our own, so
 //! that a file shared with the user's tables keeps its `user_version` to itself.
 
-use sqlx::SqlitePool;
-
-use super::error::{at_commit, failed};
+use super::error::failed;
+use super::writer::Writer;
 use crate::store::error::{Error, Result};
 
 /// Migration *n* stands at index *n* − 1.
 pub(super) const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/sqlite/0001_init.sql")];
 
-pub(super) async fn migrate(writer: &SqlitePool) -> Result<()> {
-    let mut tx = writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+pub(super) async fn migrate(writer: &Writer) -> Result<()> {
+    let mut tx = writer.begin().await?;
     let table = "CREATE TABLE IF NOT EXISTS saga_migration (version INTEGER PRIMARY KEY, applied_at TEXT \
                  NOT NULL DEFAULT CURRENT_TIMESTAMP)";
     sqlx::query(table).execute(&mut *tx).await.map_err(failed)?;
@@ -33,5 +32,5 @@ pub(super) async fn migrate(writer: &SqlitePool) -> Result<()> {
             .await
             .map_err(failed)?;
     }
-    tx.commit().await.map_err(at_commit)
+    tx.commit().await
 }

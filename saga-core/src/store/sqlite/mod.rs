@@ -36,6 +36,7 @@ mod read;
 mod retain;
 mod start;
 mod workers;
+mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,7 +46,7 @@ use async_trait::async_trait;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{ConnectOptions, Sqlite, SqliteConnection, Transaction};
+use sqlx::{ConnectOptions, SqliteConnection};
 
 use super::Store;
 use super::commit::{Commit, CommitReply, Loaded, Mail, Posted, Start, StartReply};
@@ -55,8 +56,9 @@ use super::task::to_its_end;
 use super::unheard::Unheard;
 use super::worker::{Claim, Claimed, Fence, NewWorker, Renewal};
 use crate::id::{RunId, WorkerId};
-use error::{at_commit, failed};
+use error::failed;
 use workers::Locks;
+use writer::{Tx, Writer};
 
 /// How long a verb waits for a writer of another process.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -76,16 +78,13 @@ pub struct SqliteStore {
 #[derive(Debug)]
 struct Db {
     path: PathBuf,
-    writer: SqlitePool,
+    writer: Writer,
     readers: SqlitePool,
     locks: Locks,
     unheard: Unheard,
     /// Held by the claim that is being sent: see [`Unheard::send`].
     claiming: Arc<tokio::sync::Mutex<()>>,
 }
-
-/// A transaction that is alone.
-type Tx = Transaction<'static, Sqlite>;
 
 impl SqliteStore {
     /// Opens the file at a path or under a `sqlite:` URL, creates it where it is missing, and brings its
@@ -158,8 +157,9 @@ impl Db {
             .pragma("cache_size", "-16384")
             .pragma("temp_store", "memory")
             .disable_statement_logging();
-        let writer = pool(1).connect_with(options.clone()).await.map_err(failed)?;
+        let writer = Writer::new(options.connect().await.map_err(failed)?);
         migrate::migrate(&writer).await?;
+        commit::prepare(&writer).await?;
         let readers = pool(READERS).connect_with(options.create_if_missing(false).read_only(true)).await;
         let readers = readers.map_err(failed)?;
         let path =
@@ -170,7 +170,7 @@ impl Db {
 
     /// Waits until this transaction is alone.
     async fn begin(&self) -> Result<Tx> {
-        self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)
+        self.writer.begin().await
     }
 }
 
@@ -182,10 +182,6 @@ fn pool(connections: u32) -> SqlitePoolOptions {
         .test_before_acquire(false)
         .idle_timeout(None)
         .max_lifetime(None)
-}
-
-async fn commit_tx(tx: Tx) -> Result<()> {
-    tx.commit().await.map_err(at_commit)
 }
 
 #[async_trait]
@@ -245,6 +241,11 @@ impl Store for SqliteStore {
     async fn post(&self, mail: &[Mail]) -> Result<Vec<Posted>> {
         let (db, mail) = (self.db.clone(), mail.to_vec());
         to_its_end(async move { mail::post(&db, &mail).await }).await
+    }
+
+    /// There is one writer.
+    fn lanes(&self) -> usize {
+        1
     }
 }
 

@@ -76,9 +76,14 @@ pub(super) async fn unread(conn: &mut SqliteConnection, runs: String) -> Result<
     .fetch_all(conn)
     .await
     .map_err(failed)?;
+    mail_rows(&rows)
+}
+
+/// Mail by its run, in the order of the rows.
+pub(super) fn mail_rows(rows: &[SqliteRow]) -> Result<HashMap<RunId, Vec<Mail>>> {
     let mut mail: HashMap<RunId, Vec<Mail>> = HashMap::new();
     for row in rows {
-        let one = mail_row(&row)?;
+        let one = mail_row(row)?;
         mail.entry(one.run).or_default().push(one);
     }
     Ok(mail)

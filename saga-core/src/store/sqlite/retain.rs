@@ -4,10 +4,10 @@ use async_trait::async_trait;
 use sqlx::Row;
 use uuid::Uuid;
 
+use super::SqliteStore;
 use super::error::failed;
 use super::insert::ids;
 use super::read::micros;
-use super::{SqliteStore, commit_tx};
 use crate::id::RunId;
 use crate::journal::Timestamp;
 use crate::store::error::Result;
@@ -53,7 +53,7 @@ impl Retain for SqliteStore {
                         .await
                         .map_err(failed)?;
                 }
-                commit_tx(tx).await?;
+                tx.commit().await?;
             }
             Ok(Pruned { sagas: over.len() as u64, last })
         })

@@ -1,16 +1,17 @@
 //! Inserting sagas.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
 use chrono::Utc;
 use sqlx::{Row, SqliteConnection};
 use uuid::Uuid;
 
+use super::Db;
 use super::error::failed;
-use super::insert::{Into, insert};
+use super::insert::{Binding, Into, insert, text};
 use super::read::micros;
 use super::workers::check;
-use super::{Db, commit_tx};
 use crate::id::RunId;
 use crate::store::commit::{Start, StartReply};
 use crate::store::decode;
@@ -26,9 +27,40 @@ const LIVE: Into =
 const JOURNAL: Into =
     Into { head: "INSERT INTO saga_journal (run, number, worker, at, body) VALUES ", columns: 5 };
 
+/// One saga, in one text: see `commit.rs`.
+static ALONE: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "BEGIN IMMEDIATE; INSERT INTO temp.saga_loser
+         SELECT -1 FROM (SELECT ? AS id, ? AS epoch) me WHERE me.id IS NOT NULL AND NOT EXISTS (
+             SELECT 1 FROM saga_worker w WHERE w.id = me.id AND w.epoch = me.epoch AND NOT w.drained)
+         UNION ALL SELECT 0 WHERE EXISTS (SELECT 1 FROM saga_start WHERE definition = ? AND saga = ?);
+         {}; {}; {}; COMMIT",
+        text(STARTS, 1),
+        text(LIVE, 1),
+        text(JOURNAL, 1)
+    )
+});
+
+fn alone(fence: Option<Fence>, start: &Start) -> Binding {
+    let (owner, now) = (owner(fence, start), micros(Utc::now()));
+    let query = sqlx::query(ALONE.as_str())
+        .bind(fence.map(|fence| fence.worker.0))
+        .bind(fence.map(|fence| fence.epoch))
+        .bind(start.definition.as_str().to_owned())
+        .bind(start.saga.clone());
+    bind_journal(bind_live(bind_start(query, start, now), start, owner, now), start, owner, now)
+}
+
 pub(super) async fn start(db: &Db, fence: Option<Fence>, batch: &[Start]) -> Result<Vec<StartReply>> {
     if let Some(bad) = batch.iter().find(|start| start.saga.contains('\0')) {
         return Err(Error::Refused(format!("the saga id {:?} holds a NUL character", bad.saga)));
+    }
+    if let [start] = batch {
+        match db.writer.at_once(alone(fence, start)).await {
+            // The worker is fenced or the id is taken: which of them, is asked step by step.
+            Err(Error::Refused(_)) => {}
+            written => return written.map(|_| vec![StartReply::Started]),
+        }
     }
     let mut tx = db.begin().await?;
     if let Some(fence) = fence {
@@ -58,7 +90,7 @@ pub(super) async fn start(db: &Db, fence: Option<Fence>, batch: &[Start]) -> Res
         });
     }
     write(&mut tx, fence, &fresh).await?;
-    commit_tx(tx).await?;
+    tx.commit().await?;
     Ok(replies)
 }
 
@@ -88,29 +120,34 @@ async fn taken(tx: &mut SqliteConnection, batch: &[Start]) -> Result<HashMap<usi
 
 async fn write(tx: &mut SqliteConnection, fence: Option<Fence>, fresh: &[&Start]) -> Result<()> {
     let now = micros(Utc::now());
-    let owner = |start: &Start| -> Option<Uuid> { fence.filter(|_| start.owned).map(|fence| fence.worker.0) };
-    insert(tx, STARTS, fresh, |query, start| {
-        query
-            .bind(start.run.0)
-            .bind(start.definition.as_str())
-            .bind(i64::from(start.version))
-            .bind(start.fingerprint.0)
-            .bind(start.saga.clone())
-            .bind(&start.digest[..])
-            .bind(now)
-    })
-    .await?;
-    insert(tx, LIVE, fresh, |query, start| {
-        let owner = owner(start);
-        let due = owner.is_none().then_some(now);
-        query.bind(start.run.0).bind(start.fingerprint.0).bind(owner).bind("running").bind(due).bind(now)
-    })
-    .await?;
-    insert(tx, JOURNAL, fresh, |query, start| {
-        query.bind(start.run.0).bind(0_i64).bind(owner(start)).bind(now).bind(start.body.clone())
-    })
-    .await?;
+    insert(tx, STARTS, fresh, |query, start| bind_start(query, start, now)).await?;
+    insert(tx, LIVE, fresh, |query, start| bind_live(query, start, owner(fence, start), now)).await?;
+    insert(tx, JOURNAL, fresh, |query, start| bind_journal(query, start, owner(fence, start), now)).await?;
     Ok(())
+}
+
+fn owner(fence: Option<Fence>, start: &Start) -> Option<Uuid> {
+    fence.filter(|_| start.owned).map(|fence| fence.worker.0)
+}
+
+fn bind_start(query: Binding, start: &Start, now: i64) -> Binding {
+    query
+        .bind(start.run.0)
+        .bind(start.definition.as_str().to_owned())
+        .bind(i64::from(start.version))
+        .bind(start.fingerprint.0)
+        .bind(start.saga.clone())
+        .bind(start.digest.to_vec())
+        .bind(now)
+}
+
+fn bind_live(query: Binding, start: &Start, owner: Option<Uuid>, now: i64) -> Binding {
+    let due = owner.is_none().then_some(now);
+    query.bind(start.run.0).bind(start.fingerprint.0).bind(owner).bind("running").bind(due).bind(now)
+}
+
+fn bind_journal(query: Binding, start: &Start, owner: Option<Uuid>, now: i64) -> Binding {
+    query.bind(start.run.0).bind(0_i64).bind(owner).bind(now).bind(start.body.clone())
 }
 
 /// One saga on the caller's connection, as a part of the caller's transaction.

@@ -15,9 +15,9 @@ use chrono::Utc;
 use sqlx::{Row, SqliteConnection};
 use uuid::Uuid;
 
+use super::Db;
 use super::error::failed;
 use super::read::micros;
-use super::{Db, commit_tx};
 use crate::id::WorkerId;
 use crate::store::decode;
 use crate::store::error::{Error, Result};
@@ -102,7 +102,7 @@ pub(super) async fn register(db: &Db, manifests: &[Manifest]) -> Result<()> {
         .await
         .map_err(failed)?;
     }
-    commit_tx(tx).await
+    tx.commit().await
 }
 
 pub(super) async fn join(db: &Db, worker: &NewWorker) -> Result<Fence> {
@@ -135,7 +135,7 @@ async fn insert(db: &Db, worker: &NewWorker) -> Result<()> {
     .execute(&mut *tx)
     .await
     .map_err(failed)?;
-    commit_tx(tx).await
+    tx.commit().await
 }
 
 pub(super) async fn renew(db: &Db, fence: Fence) -> Result<Renewal> {
@@ -158,7 +158,7 @@ pub(super) async fn renew(db: &Db, fence: Fence) -> Result<Renewal> {
         "SELECT id, renewals, lease_ms, epoch FROM saga_worker WHERE NOT drained AND id <> ? ORDER BY id",
     );
     let rows = rows.bind(fence.worker.0).fetch_all(&mut *tx).await.map_err(failed)?;
-    commit_tx(tx).await?;
+    tx.commit().await?;
     let mut peers = Vec::with_capacity(rows.len());
     for row in rows {
         let id = WorkerId(row.try_get::<Uuid, _>(0).map_err(failed)?);
@@ -182,7 +182,7 @@ pub(super) async fn fence(db: &Db, worker: WorkerId) -> Result<()> {
         .execute(&mut *tx)
         .await
         .map_err(failed)?;
-    commit_tx(tx).await?;
+    tx.commit().await?;
     db.locks.forget(worker);
     Ok(())
 }
