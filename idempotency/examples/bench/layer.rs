@@ -25,15 +25,15 @@ async fn measure() {
     let mut service = layer.layer(bare);
     let mut times = [Duration::ZERO; 4];
     for i in 0..REQUESTS {
-        let request = request(None).map(|_| Body::empty());
+        let unprotected = request(None).map(|_| Body::empty());
         let begin = Instant::now();
-        let response = bare.call(request).await.expect("it cannot fail");
+        let response = bare.call(unprotected).await.expect("it cannot fail");
         times[0] += begin.elapsed();
         assert_eq!(response.status(), 200);
         for (time, key) in times[1..].iter_mut().zip([None, Some(i), Some(i)]) {
-            let request = request(key);
+            let protected = request(key);
             let begin = Instant::now();
-            let response = service.call(request).await.expect("it cannot fail");
+            let response = service.call(protected).await.expect("it cannot fail");
             *time += begin.elapsed();
             assert_eq!(response.status(), 200);
         }
