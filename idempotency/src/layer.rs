@@ -1,7 +1,7 @@
 //! The server's side: a [`tower::Layer`](tower_layer::Layer) for axum, hyper and tonic.
 //!
-//! The layer reads the `Idempotency-Key`, buffers the request's body, and runs the handler in a task of its own,
-//! so that a client that goes away frees no key. What it answers by itself is described in [`problem`].
+//! The layer reads the `Idempotency-Key`, buffers the request's body, and runs the handler to its end whether or not
+//! its client is still there, so that a client that goes away frees no key. What it answers by itself is described in [`problem`].
 //!
 //! With the header as a structured-field string, as the IETF draft has it:
 //!

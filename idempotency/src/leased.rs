@@ -31,7 +31,7 @@
 //! - *The claim's answer is lost*: it is asked again with the same stamp. If the store stays silent, the claim
 //!   is withdrawn in the background, since nothing was begun under it.
 //! - *The completion's answer is lost*: it is repeated; repeating it changes nothing.
-//! - *The client goes away*: nothing changes. All this runs in a task of its own.
+//! - *The client goes away*: nothing changes. All this goes on without it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

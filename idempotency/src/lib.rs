@@ -39,6 +39,8 @@ pub mod store;
 pub mod testing;
 mod time;
 mod trace;
+#[cfg(any(feature = "http", feature = "postgres"))]
+mod unstoppable;
 
 pub use answer::{Answer, Content};
 pub use claim::{Claim, ClaimRequest, Direction, InDoubt, Kept, Put, Ruling, Ticket, Verdict};

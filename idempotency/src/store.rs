@@ -20,7 +20,7 @@
 //!
 //! A dropped future may or may not have written. Claims can be asked again with the same
 //! [`stamp`](crate::ClaimRequest::stamp), completions and releases can simply be repeated. The layers of this
-//! crate run store operations in tasks of their own, which end whatever becomes of the client.
+//! crate bring their store operations to an end whatever becomes of the client.
 
 use std::time::Duration;
 

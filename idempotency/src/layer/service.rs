@@ -18,6 +18,7 @@ use super::{IdempotencyLayer, Settings, grpc};
 use crate::headers::{IDEMPOTENCY_STATUS, Status};
 use crate::metrics::{self, Outcome};
 use crate::trace::traced;
+use crate::unstoppable::Unstoppable;
 
 /// What an [`IdempotencyLayer`] makes of a service.
 #[derive(Clone)]
@@ -119,17 +120,17 @@ where
     R::Data: Send,
     R::Error: Into<BoxError>,
 {
-    // For the logs of whoever reads them at this level; OpenTelemetry has a span of its own.
     let (id, direction) = (carrier.0.id, carrier.0.direction);
+    // For the logs of whoever reads them at this level; OpenTelemetry has a span of its own.
     let span = tracing::debug_span!("idempotency", key = ?id, ?direction);
-    let tasks = layer.tasks.clone();
-    let settings = layer.clone();
+    let running = layer.tasks.token();
     let work = traced(&id, direction, G::serve(layer, carrier, inner).instrument(span));
-    match tasks.spawn(work).await {
-        Ok(result) => result,
-        // The handler's own panics are caught further in: this is the runtime going down.
-        Err(_) => Ok(settings.settings.problem(Problem::handler_failed(Status::Unknown))),
-    }
+    Unstoppable::run(async move {
+        let answer = work.await;
+        drop(running);
+        answer
+    })
+    .await
 }
 
 impl Settings {

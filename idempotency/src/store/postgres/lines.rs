@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 
 use super::{PgQuery, unavailable};
 use crate::store::{StoreError, StoreErrorKind};
+use crate::unstoppable::Unstoppable;
 
 /// How long a statement's answer is awaited. Every statement here touches one row by its key; what takes
 /// longer has lost its way in the network.
@@ -50,13 +51,13 @@ impl Lines {
     }
 
     /// Runs one statement to its end, or gives it up together with its connection: nobody else ever sees what
-    /// is still on its way. It runs in a task of its own, so that a caller who stops waiting leaves no
-    /// connection in the middle of something.
+    /// is still on its way. It goes on without a caller who stops waiting, and leaves no connection in the middle
+    /// of something.
     pub(super) async fn ask(&self, query: PgQuery) -> Result<PgRow, StoreError> {
         match self {
             Self::Pool(pool) => {
                 let pool = pool.clone();
-                run(async move {
+                Unstoppable::run(async move {
                     let mut connection = pool.acquire().await?;
                     let answer = in_time(query, &mut connection).await;
                     if answer.as_ref().is_err_and(breaks) {
@@ -66,7 +67,7 @@ impl Lines {
                 })
                 .await
             }
-            Self::Own(own) => run(own.clone().carry(query)).await,
+            Self::Own(own) => Unstoppable::run(own.clone().carry(query)).await,
         }
         .map_err(unavailable)
     }
@@ -124,10 +125,6 @@ impl Own {
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Line>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-async fn run(work: impl Future<Output = Result<PgRow, Error>> + Send + 'static) -> Result<PgRow, Error> {
-    tokio::spawn(work).await.unwrap_or(Err(Error::WorkerCrashed))
 }
 
 async fn in_time(query: PgQuery, connection: &mut PgConnection) -> Result<PgRow, Error> {

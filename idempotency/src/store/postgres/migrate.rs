@@ -6,7 +6,10 @@ use sqlx::{Connection, Executor};
 use super::unavailable;
 use crate::store::{StoreError, StoreErrorKind};
 
-const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/postgres/0001_keys.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../../migrations/postgres/0001_keys.sql"),
+    include_str!("../../../migrations/postgres/0002_checks.sql"),
+];
 
 pub(super) async fn migrate(pool: &PgPool) -> Result<(), StoreError> {
     // In a task of its own: a transaction that is dropped half-way would poison its pooled connection.
