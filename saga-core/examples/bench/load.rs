@@ -65,7 +65,7 @@ async fn undo(_: Cx<()>, _: String, _: String) -> Result<(), StepError> {
     Ok(())
 }
 
-fn definition() -> Result<Definition<(), String, String>, Box<dyn Error>> {
+pub(crate) fn definition() -> Result<Definition<(), String, String>, Box<dyn Error>> {
     let (mut b, input) = Definition::build::<(), String>("bench", 1);
     let one = b.add(step("one", pass).compensate(undo), input);
     let two = b.add(step("two", pass).compensate(undo), one);

@@ -19,8 +19,10 @@
 //!
 //! # Cancellation
 //!
-//! A database operation is never cancelled half-way: implementations run each verb to its end in a
-//! task of their own, so that dropping the future returned here gives up the answer, not the work.
+//! A database operation is never cancelled half-way: implementations run each verb to its end, so that dropping
+//! the future returned here gives up the answer, not the work. [`Store::start`] and [`Store::commit`] are polled
+//! by tasks that do nothing else; whoever calls them must poll them to their end or drop them, since a future
+//! that lies idle may hold what others wait for.
 
 mod commit;
 mod connect;

@@ -60,7 +60,7 @@ use super::commit::{Commit, CommitReply, Loaded, Mail, Posted, Start, StartReply
 use super::connect::redacted;
 use super::error::{Error, Result};
 use super::query::Manifest;
-use super::task::to_its_end;
+use super::task::{in_place, to_its_end};
 use super::unheard::Unheard;
 use super::worker::{Claim, Claimed, Fence, NewWorker, Renewal};
 use crate::id::{RunId, WorkerId};
@@ -266,12 +266,12 @@ impl Store for PostgresStore {
 
     async fn start(&self, fence: Option<Fence>, starts: &[Start]) -> Result<Vec<StartReply>> {
         let (db, starts) = (self.db.clone(), starts.to_vec());
-        to_its_end(async move { start::start(&db, fence, &starts).await }).await
+        in_place(async move { start::start(&db, fence, &starts).await }).await
     }
 
     async fn commit(&self, fence: Fence, commits: &[Commit]) -> Result<Vec<CommitReply>> {
         let (db, commits) = (self.db.clone(), commits.to_vec());
-        to_its_end(async move { commit::commit(&db, fence, &commits).await }).await
+        in_place(async move { commit::commit(&db, fence, &commits).await }).await
     }
 
     async fn post(&self, mail: &[Mail]) -> Result<Vec<Posted>> {
