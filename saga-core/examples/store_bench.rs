@@ -83,7 +83,14 @@ fn starts(count: usize) -> Vec<Start> {
 }
 
 fn commits(starts: &[Start], number: u32, then: Then) -> Vec<Commit> {
-    let commit = |start: &Start| Commit { run: start.run, number, body: BODY.into(), mail: Vec::new(), then };
+    let commit = |start: &Start| Commit {
+        run: start.run,
+        number,
+        body: BODY.into(),
+        mail: Vec::new(),
+        then,
+        pivot: false,
+    };
     starts.iter().map(commit).collect()
 }
 

@@ -21,4 +21,11 @@ pub use id::{MailId, Name, Place, RunId, WorkerId};
 pub use payload::Payload;
 pub use retry::Retry;
 pub use saga::{Builder, Definition, Feeds, Output};
-pub use step::{Cx, Definite, Probed, Provides, Step, StepError, step};
+pub use step::{Cx, Definite, Probed, Provides, Step, StepError, Tx, step, transactional};
+
+/// The transaction of Postgres that a transactional step is lent.
+#[cfg(feature = "postgres")]
+pub type PgTx = Tx<store::postgres::PgTransaction>;
+/// The transaction of SQLite that a transactional step is lent.
+#[cfg(feature = "sqlite")]
+pub type SqliteTx = Tx<store::sqlite::SqliteTransaction>;

@@ -134,8 +134,8 @@ impl Admin {
         let stuck = match entries {
             Ok(entries) => last_block(&entries),
             Err(error) => Some(Stuck {
-                at: Place::of(&summary.definition),
-                cause: Cause::Malformed,
+                at: Place::of(&Name::new("input").expect("a legal name")),
+                cause: Cause::Unfit,
                 failure: crate::journal::Failure::new(error.to_string()),
                 since: summary.since,
             }),

@@ -30,10 +30,10 @@ impl Seen<'_> {
         let stages = self.machine.stages(node);
         let items = (0..stages.len())
             .map(|item| self.item(node, item, attempts.remove(&planned.place(item))))
-            .chain(self.stuck_derivation(node).filter(|_| planned.kind == Kind::Derive));
+            .chain(self.stuck_value(node).filter(|_| matches!(planned.kind, Kind::Derive | Kind::Input)));
         let items: Vec<Item> = items.collect();
         let look = match planned.kind {
-            Kind::Input => Look::Done,
+            Kind::Input if items.is_empty() => Look::Done,
             Kind::Derive => self.derived(&planned.place(0)),
             // An `each` whose list is empty is done as soon as what it needs is.
             Kind::Each if items.is_empty() && planned.needs().all(|n| earlier[n].look == Look::Done) => {
@@ -68,8 +68,9 @@ impl Seen<'_> {
         }
     }
 
-    /// A derivation has no attempts; what there is to say of it is why it is stuck.
-    fn stuck_derivation(&self, node: usize) -> Option<Item> {
+    /// A derivation has no attempts; what there is to say of it is why it is stuck. At the input stands what is
+    /// about the saga as a whole.
+    fn stuck_value(&self, node: usize) -> Option<Item> {
         let at = self.machine.plan().nodes[node].place(0);
         let stuck = self.blocked.filter(|stuck| stuck.at == at)?;
         Some(Item {

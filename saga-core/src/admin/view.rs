@@ -182,7 +182,9 @@ impl View {
         view.unfit = unfit.map(|illegal| illegal.to_string());
         view.output = plan.output.sources().iter().map(|&node| plan.nodes[node].name.clone()).collect();
         view.cause = machine.cause().cloned();
-        view.blocked = machine.is_blocked().then(|| last_block(entries)).flatten();
+        let blocked = view.summary.state == crate::store::State::Blocked;
+        let stuck = machine.is_blocked() || (blocked && view.unfit.is_some());
+        view.blocked = stuck.then(|| last_block(entries)).flatten();
         view.end = machine.end().cloned();
         let cancel = MailBody::Cancel { reason: String::new() };
         view.cancellable = view.end.is_none() && accepts(&machine, cancel);

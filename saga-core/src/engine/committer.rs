@@ -15,6 +15,8 @@ use crate::store::{Commit, CommitReply, Error, Fence, Mail, Store};
 pub(crate) enum Settled {
     /// It is durable; with it comes the run's unconsumed mail.
     Committed(Vec<Mail>),
+    /// It starts the pivot, and this unread mail comes first; nothing was written.
+    Unread(Vec<Mail>),
     /// Another worker wrote that number: the saga is not ours.
     Refused,
     /// The database refuses this saga's data, for the reason given; nothing was written.
@@ -81,6 +83,7 @@ fn settle<'a>(
 fn settled(reply: CommitReply) -> Settled {
     match reply {
         CommitReply::Committed { mail } => Settled::Committed(mail),
+        CommitReply::Unread { mail } => Settled::Unread(mail),
         CommitReply::Refused => Settled::Refused,
     }
 }

@@ -1,5 +1,8 @@
 //! The life of one saga in a worker: take what happened, decide, commit, act.
 
+mod transact;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,13 +14,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::attempt;
 use super::committer::Settled;
-use super::live::{Draft, Launch, Saga};
+use super::live::{Draft, Launch, Saga, Unfit};
 use super::shared::{Incarnation, LOCK, Shared};
-use crate::id::RunId;
+use super::unfit::set_aside;
+use crate::id::{Place, RunId};
 use crate::journal::{self, Cause, Effect, Failure, Illegal, Outcome, Record, Stage};
+use crate::saga::Kind;
+use crate::step::Desk;
 use crate::step::code::Reply;
 use crate::step::context::{Attempt, Deadline};
-use crate::store::{Commit, Loaded, Mail, Then};
+use crate::store::{Commit, Loaded, Mail, Store, Then};
+use transact::{Open, Sent, Undone, Waiting};
 
 /// After so many deaths in a row a saga is a suspect; after as many again, alone, it is blocked.
 const SUSPECT: u32 = 3;
@@ -30,6 +37,12 @@ pub(crate) struct Driver {
     incarnation: Arc<Incarnation>,
     saga: Saga,
     attempts: Running,
+    /// Attempts that are lent a transaction, each in its turn.
+    transactions: VecDeque<Waiting>,
+    /// Attempts that ended while a transaction was open.
+    early: Vec<(Launch, Reply)>,
+    /// The transaction in which the next commit is written.
+    open: Option<Open>,
     /// Cancelled when the saga turns back, so that actions still under way can end early.
     forward: CancellationToken,
     turned_back: CancellationToken,
@@ -60,6 +73,9 @@ impl Driver {
             incarnation,
             saga,
             attempts,
+            transactions: VecDeque::new(),
+            early: Vec::new(),
+            open: None,
             forward,
             turned_back,
             mailbox,
@@ -69,7 +85,9 @@ impl Driver {
         tracker.spawn(async move {
             let outcome = lost.run_until_cancelled(driver.drive()).await;
             if let Some(Err(illegal)) = outcome {
-                tracing::error!(%run, %illegal, "the engine wrote a history that is not legal; the saga rests");
+                // Whatever is under way here is in doubt for whoever goes on from the journal.
+                let aside = driver.stop_at(illegal);
+                let _ = lost.run_until_cancelled(aside).await;
             }
             // The saga may have been claimed here again already: then the mailbox is its new driver's.
             let mut mailboxes = driver.incarnation.mailboxes.lock().expect(LOCK);
@@ -77,6 +95,19 @@ impl Driver {
                 mailboxes.remove(&run);
             }
         });
+    }
+
+    /// The machine does not take what was to come: that is nothing that repeating it would mend.
+    async fn stop_at(&mut self, illegal: Illegal) {
+        self.open = None;
+        if let Some(loaded) = reload(&self.shared.backend.store, self.saga.run).await {
+            self.set_aside(loaded, Unfit::Next(illegal)).await;
+        }
+    }
+
+    async fn set_aside(&mut self, loaded: Loaded, unfit: Unfit) {
+        let plan = self.saga.program.plan.clone();
+        set_aside(self.shared.clone(), self.incarnation.clone(), loaded, unfit, plan).await;
     }
 
     async fn drive(&mut self) -> Result<(), Illegal> {
@@ -93,9 +124,13 @@ impl Driver {
             self.launch(starts);
         }
         loop {
-            self.next_event(&mut draft).await?;
-            // Siblings that ended meanwhile share the commit.
-            while let Some(Some((launch, reply))) = self.attempts.next().now_or_never() {
+            if !self.next_event(&mut draft).await? {
+                return Ok(());
+            }
+            // Siblings that ended meanwhile share the commit, unless that is a transaction's own.
+            while self.open.is_none()
+                && let Some(Some((launch, reply))) = self.attempts.next().now_or_never()
+            {
                 self.finished(launch, reply, &mut draft)?;
             }
             if !self.advance(&mut draft).await? {
@@ -121,8 +156,18 @@ impl Driver {
         Ok(())
     }
 
-    /// Waits for an attempt's end, for mail, or for the time that the machine waits for.
-    async fn next_event(&mut self, draft: &mut Draft) -> Result<(), Illegal> {
+    /// Waits for an attempt's end, for mail, or for the time that the machine waits for. False when the saga
+    /// turned out not to be ours.
+    async fn next_event(&mut self, draft: &mut Draft) -> Result<bool, Illegal> {
+        if !self.early.is_empty() {
+            for (launch, reply) in std::mem::take(&mut self.early) {
+                self.finished(launch, reply, draft)?;
+            }
+            return Ok(true);
+        }
+        if let Some(waiting) = self.transactions.pop_front() {
+            return self.transact(waiting, draft).await;
+        }
         let due = draft.hold.take().map(|due| self.shared.clock.until(due));
         let mut limited = draft.limited.take();
         let permitted = async {
@@ -140,12 +185,27 @@ impl Driver {
             granted = permitted => draft.granted = granted,
             () = draining.cancelled(), if self.attempts.is_empty() => {}
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Whether nothing of this saga is under way here.
+    fn is_idle(&self) -> bool {
+        self.attempts.is_empty() && self.transactions.is_empty() && self.early.is_empty()
     }
 
     fn finished(&mut self, launch: Launch, reply: Reply, draft: &mut Draft) -> Result<(), Illegal> {
         let (outcome, retry_after) = reply;
         let outcome = within(outcome, self.shared.settings.payload_bytes_max);
+        self.record_end(&launch, outcome, retry_after, draft)
+    }
+
+    fn record_end(
+        &mut self,
+        launch: &Launch,
+        outcome: Outcome,
+        retry_after: Option<Duration>,
+        draft: &mut Draft,
+    ) -> Result<(), Illegal> {
         let now = self.shared.clock.now();
         let at = (launch.node, launch.item);
         let jitter = self.shared.clock.jitter();
@@ -174,12 +234,12 @@ impl Driver {
         loop {
             if self.shared.draining.is_cancelled() {
                 // Nothing new starts; with nothing under way the saga is given up to others.
-                if self.attempts.is_empty() {
+                if self.is_idle() {
                     draft.then = Some(Then::Wait(self.shared.clock.now()));
                 }
             } else {
                 self.saga.decide(draft, self.shared.clock.now(), self.shared.settings.hold)?;
-                if self.saga.machine.is_blocked() && self.attempts.is_empty() && draft.starts.is_empty() {
+                if self.saga.machine.is_blocked() && self.is_idle() && draft.starts.is_empty() {
                     draft.then = Some(Then::Block);
                 }
             }
@@ -193,10 +253,20 @@ impl Driver {
             let (hold, limited) = (draft.hold.take(), draft.limited.take());
             let sent = std::mem::take(draft);
             let mail = match self.commit(&sent).await {
-                Settled::Committed(mail) => mail,
-                Settled::Refused | Settled::Lost => return Ok(false),
-                Settled::Faulty(why) => return self.block_faulty(&why, &sent).await,
+                Sent::Settled(Settled::Committed(mail)) => mail,
+                Sent::Settled(Settled::Unread(mail)) => {
+                    *draft = self.without_pivot(sent);
+                    self.read(mail, draft)?;
+                    continue;
+                }
+                Sent::RolledBack(undone) => {
+                    self.roll_back(*undone, draft)?;
+                    continue;
+                }
+                Sent::Settled(Settled::Refused | Settled::Lost) => return Ok(false),
+                Sent::Settled(Settled::Faulty(why)) => return self.block_faulty(&why, &sent).await,
             };
+            self.saga.next += 1;
             if let Some(then) = sent.then {
                 self.leave(then, &sent);
                 return Ok(false);
@@ -211,7 +281,43 @@ impl Driver {
         }
     }
 
-    async fn commit(&mut self, draft: &Draft) -> Settled {
+    /// What a commit says that would start the pivot, without that start: it stands last and alone, because a
+    /// pivot waits for every earlier step, and what comes after waits for it.
+    fn without_pivot(&mut self, sent: Draft) -> Draft {
+        let mut draft = Draft { granted: sent.granted, ..Draft::default() };
+        draft.records = sent.records;
+        draft.records.retain(|record| match record {
+            Record::Started { at, effect: Effect::Action, attempt: 1 } => !self.is_pivot(at),
+            _ => true,
+        });
+        for launch in sent.starts {
+            if self.starts_pivot(&launch) {
+                self.saga.machine.withdraw(launch.node, launch.item);
+            }
+        }
+        draft
+    }
+
+    fn starts_pivot(&self, launch: &Launch) -> bool {
+        let is_pivot = self.saga.program.plan.nodes[launch.node].kind == Kind::Pivot;
+        is_pivot && launch.effect == Effect::Action && launch.attempt == 1
+    }
+
+    fn is_pivot(&self, at: &Place) -> bool {
+        let plan = &self.saga.program.plan;
+        plan.find(at.parts().0).is_some_and(|node| plan.nodes[node].kind == Kind::Pivot)
+    }
+
+    /// The transaction was rolled back: the saga is where it was before the attempt's end, which is another now.
+    fn roll_back(&mut self, undone: Undone, draft: &mut Draft) -> Result<(), Illegal> {
+        let Undone { launch, outcome, before, mail } = undone;
+        self.saga.machine = before;
+        *draft = Draft::default();
+        self.record_end(&launch, outcome, None, draft)?;
+        self.read(mail, draft)
+    }
+
+    async fn commit(&mut self, draft: &Draft) -> Sent {
         let mail = draft.records.iter().filter_map(|record| match record {
             Record::Received { mail, .. } => Some(*mail),
             _ => None,
@@ -222,9 +328,12 @@ impl Driver {
             body: journal::encode(&draft.records).into(),
             mail: mail.collect(),
             then: draft.then.unwrap_or(Then::Go),
+            pivot: draft.starts.iter().any(|launch| self.starts_pivot(launch)),
         };
-        self.saga.next += 1;
-        self.incarnation.committer.send(commit).await.unwrap_or(Settled::Lost)
+        match self.open.take() {
+            Some(open) => open.commit(commit).await,
+            None => Sent::Settled(self.incarnation.committer.send(commit).await.unwrap_or(Settled::Lost)),
+        }
     }
 
     fn leave(&self, then: Then, sent: &Draft) {
@@ -237,13 +346,8 @@ impl Driver {
     fn launch(&mut self, starts: Vec<Launch>) {
         for launch in starts {
             let step = &self.saga.program.plan.nodes[launch.node];
-            let code = self.saga.program.step(launch.node);
-            let code = match launch.effect {
-                Effect::Action => Some(&code.action),
-                Effect::Compensation => code.compensation.as_ref(),
-                Effect::Probe => code.probe.as_ref(),
-            };
-            let code = code.expect("the plan promises only what the step has").clone();
+            let (code, lent) = self.saga.program.step(launch.node).of(launch.effect);
+            let code = code.clone();
             let input =
                 self.saga.machine.input(launch.node, launch.item).expect("started with an input").clone();
             let output = match &self.saga.machine.stages(launch.node)[launch.item] {
@@ -262,7 +366,12 @@ impl Driver {
                     None => self.forward.clone(),
                     Some(_) => self.shared.draining.clone(),
                 },
+                desk: Desk::default(),
             };
+            if lent {
+                self.transactions.push_back(Waiting { launch, code, attempt, input, output });
+                continue;
+            }
             let run = attempt::run(code, attempt, input, output);
             self.attempts.push(Box::pin(async move { (launch, run.await) }));
         }
@@ -273,9 +382,14 @@ impl Driver {
     ///
     /// Nothing is decided here: a start that was recorded now would never run.
     async fn block_faulty(&mut self, why: &str, sent: &Draft) -> Result<bool, Illegal> {
-        let Some(loaded) = reload(self.shared.clone(), self.saga.run).await else { return Ok(false) };
-        let Ok(saga) = Saga::load(loaded, self.saga.program.clone()) else { return Ok(false) };
-        self.saga = saga;
+        let Some(loaded) = reload(&self.shared.backend.store, self.saga.run).await else { return Ok(false) };
+        match Saga::load(&loaded, self.saga.program.clone()) {
+            Ok(saga) => self.saga = saga,
+            Err(unfit) => {
+                self.set_aside(loaded, unfit).await;
+                return Ok(false);
+            }
+        }
         let mut draft = Draft { then: Some(Then::Block), ..Draft::default() };
         let failure = Failure::new(format!("the database refuses this saga's data: {why}"));
         let outcome = Outcome::Malformed { failure: failure.clone(), applied: true };
@@ -296,10 +410,10 @@ impl Driver {
 }
 
 /// What is durable of a saga, as soon as the store can tell.
-async fn reload(shared: Arc<Shared>, run: RunId) -> Option<Loaded> {
+async fn reload(store: &Arc<dyn Store>, run: RunId) -> Option<Loaded> {
     let mut pause = Duration::from_millis(50);
     loop {
-        match shared.backend.store.load(run).await {
+        match store.load(run).await {
             Ok(loaded) => return loaded,
             Err(error) => tracing::warn!(%run, %error, "the journal could not be read yet"),
         }

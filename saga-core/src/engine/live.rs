@@ -58,20 +58,23 @@ pub(crate) struct Draft {
 pub(crate) enum Unfit {
     #[error("commit {number} does not decode: {error}")]
     Undecodable { number: u32, error: serde_json::Error },
-    #[error(transparent)]
-    Illegal(#[from] Illegal),
+    #[error("commit {number} does not fit the plan: {illegal}")]
+    Illegal { number: u32, illegal: Illegal },
+    /// The engine was about to write what may not follow.
+    #[error("what comes next does not fit the plan: {0}")]
+    Next(Illegal),
 }
 
 impl Saga {
     /// Rebuilds a saga from its journal.
-    pub(crate) fn load(loaded: Loaded, program: Arc<Program>) -> Result<Self, Unfit> {
+    pub(crate) fn load(loaded: &Loaded, program: Arc<Program>) -> Result<Self, Unfit> {
         let mut machine = Machine::new(program.plan.clone());
         let mut read = HashSet::new();
         for row in &loaded.journal {
             let records = journal::decode(&row.body)
                 .map_err(|error| Unfit::Undecodable { number: row.number, error })?;
             for record in &records {
-                machine.apply(record)?;
+                machine.apply(record).map_err(|illegal| Unfit::Illegal { number: row.number, illegal })?;
                 if let Record::Received { mail, .. } = record {
                     read.insert(*mail);
                 }
@@ -80,12 +83,12 @@ impl Saga {
         let next = loaded.journal.last().map_or(0, |row| row.number + 1);
         Ok(Self {
             run: loaded.run,
-            name: loaded.saga,
+            name: loaded.saga.clone(),
             program,
             machine,
             next,
             starts: Vec::new(),
-            mail: loaded.mail,
+            mail: loaded.mail.clone(),
             read,
         })
     }

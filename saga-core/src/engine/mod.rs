@@ -59,9 +59,10 @@ mod retention;
 mod serve;
 mod shared;
 mod starter;
+mod unfit;
 mod worker;
 
-pub use registry::Conflict;
+pub use registry::Unregistrable;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use registry::Wrap;
 pub(crate) use shared::Shared;

@@ -8,7 +8,7 @@ use crate::id::Fingerprint;
 use crate::saga::builder::{Definition, Part};
 use crate::saga::plan::Plan;
 use crate::step::code::{Bound, BoundCode, Derive};
-use crate::store::Manifest;
+use crate::store::{Kind as Transactions, Lender, Manifest};
 
 /// A plan with its code and the application inside.
 pub(crate) struct Program {
@@ -55,6 +55,18 @@ impl Program {
         }
     }
 
+    /// A step that takes other transactions than these.
+    fn unlent(&self, lent: Option<Transactions>) -> Option<(String, Transactions)> {
+        let steps = self.plan.nodes.iter().zip(&self.code).filter_map(|(node, code)| match code {
+            NodeCode::Step(code) => Some((node, code.lent)),
+            NodeCode::Input | NodeCode::Derive(_) => None,
+        });
+        let mut wanted = steps.flat_map(|(node, wants)| {
+            [wants.action, wants.compensation].into_iter().flatten().map(|kind| (node.name.to_string(), kind))
+        });
+        wanted.find(|(_, kind)| Some(*kind) != lent)
+    }
+
     /// The limits on a node's attempts: its own, then its definition's.
     pub(crate) fn limits(&self, node: usize) -> &[Arc<Limit>] {
         &self.limits[node]
@@ -79,16 +91,37 @@ pub(crate) struct Registry {
     wrap: Option<Wrap>,
 }
 
-/// Two different plans under one name and version.
+/// Why a definition cannot be registered with a worker.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "definition {definition} version {version} was registered twice with different steps; give the changed one a new version"
-)]
-pub struct Conflict {
-    /// The definition.
-    pub definition: String,
-    /// The version.
-    pub version: u32,
+#[non_exhaustive]
+pub enum Unregistrable {
+    /// Two different plans under one name and version.
+    #[error(
+        "definition {definition} version {version} was registered twice with different steps; give the changed one a new version"
+    )]
+    Conflict {
+        /// The definition.
+        definition: String,
+        /// The version.
+        version: u32,
+    },
+    /// A transactional step needs a transaction that the worker's store does not lend.
+    #[error(
+        "definition {definition} version {version}: step {step:?} is transactional and takes a {wanted}, but this worker's store lends {}; run it on the store that the step was written for",
+        lent.unwrap_or("no transactions")
+    )]
+    NotLent {
+        /// The definition.
+        definition: String,
+        /// The version.
+        version: u32,
+        /// The step.
+        step: String,
+        /// The transaction that it takes.
+        wanted: &'static str,
+        /// The transactions that the store lends.
+        lent: Option<&'static str>,
+    },
 }
 
 impl Registry {
@@ -102,7 +135,8 @@ impl Registry {
         &mut self,
         definition: &Definition<A, In, Out>,
         app: &A,
-    ) -> Result<(), Conflict>
+        lender: Option<&Lender>,
+    ) -> Result<(), Unregistrable>
     where
         A: Clone + Send + Sync + 'static,
     {
@@ -114,7 +148,17 @@ impl Registry {
                 && other.fingerprint != program.fingerprint
         });
         if clash {
-            return Err(Conflict { definition: plan.name.to_string(), version: plan.version });
+            return Err(Unregistrable::Conflict { definition: plan.name.to_string(), version: plan.version });
+        }
+        let lent = lender.map(|lender| lender.kind());
+        if let Some((step, wanted)) = program.unlent(lent) {
+            return Err(Unregistrable::NotLent {
+                definition: plan.name.to_string(),
+                version: plan.version,
+                step,
+                wanted: wanted.name(),
+                lent: lent.map(Transactions::name),
+            });
         }
         self.programs.insert(program.fingerprint, Arc::new(program));
         Ok(())

@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::driver::Driver;
 use super::live::Saga;
 use super::shared::{Incarnation, LOCK, Shared};
-use crate::store::{Claim, Claimed, Error, Loaded};
+use super::unfit::set_aside;
+use crate::store::{Claim, Claimed, Error};
 
 /// How many sagas one claim takes at most: enough to fill a worker quickly, few enough that several
 /// workers that start together share what is there.
@@ -57,7 +58,18 @@ async fn take(shared: &Arc<Shared>, incarnation: &Arc<Incarnation>, claimed: Cla
             let _ = mailbox.send(mail);
         }
     }
-    let mut sagas: Vec<Saga> = claimed.sagas.into_iter().filter_map(|loaded| fit(shared, loaded)).collect();
+    let mut sagas = Vec::with_capacity(claimed.sagas.len());
+    for loaded in claimed.sagas {
+        let program = shared.registry.get(loaded.fingerprint).expect("claimed by its fingerprint").clone();
+        match Saga::load(&loaded, program.clone()) {
+            Ok(saga) => sagas.push(saga),
+            Err(unfit) => {
+                let (shared, incarnation) = (shared.clone(), incarnation.clone());
+                let aside = set_aside(shared, incarnation.clone(), loaded, unfit, program.plan.clone());
+                incarnation.drivers.spawn(aside);
+            }
+        }
+    }
     // Suspects wait for each other in this order: the one with the fewest deaths goes first, so that
     // kills that have nothing to do with them do not gather on one.
     sagas.sort_by_key(|saga| saga.machine.deaths());
@@ -66,15 +78,4 @@ async fn take(shared: &Arc<Shared>, incarnation: &Arc<Incarnation>, claimed: Cla
         let permit = shared.capacity.clone().acquire_owned().await.expect("never closed");
         Driver::spawn(shared.clone(), incarnation.clone(), saga, permit);
     }
-}
-
-fn fit(shared: &Shared, loaded: Loaded) -> Option<Saga> {
-    let run = loaded.run;
-    let program = shared.registry.get(loaded.fingerprint).expect("claimed by its fingerprint").clone();
-    Saga::load(loaded, program)
-        // It stays owned by this incarnation and rests until a worker that can read it takes over.
-        .inspect_err(
-            |unfit| tracing::error!(%run, %unfit, "the journal does not fit the plan; nothing is driven"),
-        )
-        .ok()
 }

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::registry::{Conflict, Registry};
+use super::registry::{Registry, Unregistrable};
 use super::shared::{Incarnation, LOCK, Shared};
 use super::{committer, lease, retention, serve, starter};
 use crate::client::Client;
@@ -105,8 +105,11 @@ impl<A: Clone + Send + Sync + 'static> Worker<A> {
     }
 
     /// Gives it the code of a definition. Several versions of one definition stand side by side.
-    pub fn register<In, Out>(mut self, definition: &Definition<A, In, Out>) -> Result<Self, Conflict> {
-        self.registry.add(definition, &self.app)?;
+    ///
+    /// Refused where the definition is registered with other steps, and where a transactional step takes a
+    /// transaction that the worker's store does not lend.
+    pub fn register<In, Out>(mut self, definition: &Definition<A, In, Out>) -> Result<Self, Unregistrable> {
+        self.registry.add(definition, &self.app, self.backend.lender.as_ref())?;
         Ok(self)
     }
 

@@ -247,6 +247,10 @@ pub enum Cause {
     Deadly,
     /// A child saga was ended partially compensated.
     ChildInPieces,
+    /// A transactional step's code has ended the transaction that it was lent.
+    Misused,
+    /// The journal does not fit the plan, so nobody can tell what comes next.
+    Unfit,
     /// A payload does not read as the type the code expects.
     Malformed,
 }
@@ -261,6 +265,8 @@ impl fmt::Display for Cause {
             Self::ExhaustedAfterPivot => "the step used up its attempts after the pivot",
             Self::Deadly => "the workers that run it die",
             Self::ChildInPieces => "a child saga was ended partially compensated",
+            Self::Misused => "the step's code ended the transaction that it was lent",
+            Self::Unfit => "the journal does not fit the plan",
             Self::Malformed => "a payload does not read as the type the code expects",
         })
     }

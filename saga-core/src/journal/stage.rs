@@ -25,6 +25,8 @@ pub struct Contract {
     pub undo_by_key: bool,
     /// The step comes after the pivot: it has no way to fail.
     pub forward: bool,
+    /// The action's effect and the record of its success become true together: a start without an end had none.
+    pub transactional: bool,
 }
 
 /// Where one place of a saga stands.
@@ -125,9 +127,9 @@ impl Stage {
             (Resting { attempt, doubt, .. }, Started(Action, n)) if *n == attempt + 1 => {
                 Acting { attempt: *n, doubt }
             }
-            // Its worker died: that attempt's outcome is unknown.
-            (Acting { attempt, .. }, Started(Action, n)) if *n == attempt + 1 => {
-                Acting { attempt: *n, doubt: true }
+            // Its worker died: that attempt's outcome is unknown, unless it could only have told of it by success.
+            (Acting { attempt, doubt }, Started(Action, n)) if *n == attempt + 1 => {
+                Acting { attempt: *n, doubt: doubt || !contract.transactional }
             }
             (Acting { attempt, doubt }, Finished(Action, outcome, due)) => {
                 acted(attempt, doubt, outcome, *due, contract)
@@ -160,8 +162,9 @@ impl Stage {
             }
 
             // Its worker died and nothing can settle it: he has it run again, knowing that.
-            (Acting { attempt, .. }, Operator(Verb::Retry, at)) => {
-                Resting { attempt, doubt: true, probes: 0, rest: Rest::Due(*at) }
+            (Acting { attempt, doubt }, Operator(Verb::Retry, at)) => {
+                let doubt = doubt || !contract.transactional;
+                Resting { attempt, doubt, probes: 0, rest: Rest::Due(*at) }
             }
             (Resting { attempt, doubt, probes, .. }, Operator(Verb::Retry, at)) => {
                 Resting { attempt, doubt, probes, rest: Rest::Due(*at) }

@@ -320,10 +320,12 @@ where
         S: 'static,
     {
         let probe = step.code.has_probe();
+        let lent = step.code.lent();
         let index = self.node(step.name, kind, wiring, Part::Step(step.code.for_app()));
         let node = &mut self.nodes[index];
         node.undo = step.undo;
-        node.idempotent = step.idempotent;
+        node.idempotent = step.idempotent || lent.action.is_some();
+        node.transactional = lent.action.is_some();
         node.probe = probe;
         node.retry = step.retry.unwrap_or(retry);
         node.undo_retry = step.undo_retry.unwrap_or_else(Retry::forever);
@@ -347,6 +349,7 @@ where
             undo: Undo::Never,
             idempotent: true,
             probe: false,
+            transactional: false,
             retry: Retry::exponential(),
             undo_retry: Retry::forever(),
             attempt_timeout: Duration::ZERO,

@@ -86,6 +86,8 @@ pub struct Machine {
     pivot_begun: bool,
     deadline: Option<Timestamp>,
     blocked: bool,
+    /// It is blocked because a worker could not read its journal.
+    unfit: bool,
     end: Option<End>,
 }
 
@@ -108,6 +110,7 @@ impl Machine {
             pivot_begun: false,
             deadline: None,
             blocked: false,
+            unfit: false,
             end: None,
         }
     }
@@ -162,7 +165,10 @@ impl Machine {
             Record::Expired {} => {
                 self.cause.get_or_insert(Failure::new("the saga's deadline passed"));
             }
-            Record::Blocked { .. } => self.blocked = true,
+            Record::Blocked { cause, .. } => {
+                self.blocked = true;
+                self.unfit = *cause == Cause::Unfit;
+            }
             Record::Closed { end } => self.end = Some(end.clone()),
             Record::Began { .. } => return Err(self.illegal("the saga has begun", record)),
         }
@@ -279,6 +285,12 @@ impl Machine {
 
     fn answer_operator(&self, at: &Place, verb: &Verb, now: Timestamp) -> Answer {
         let (name, item) = at.parts();
+        if self.is_about_journal(name) {
+            return match verb {
+                Verb::Retry => Answer::Accepted,
+                _ => Answer::Refused(format!("{at} is no step: what can be done is to retry, or to abandon")),
+            };
+        }
         if self.is_derivation(name) {
             return match (verb, self.blocked) {
                 (Verb::Retry, true) => Answer::Accepted,
@@ -301,6 +313,11 @@ impl Machine {
         }
     }
 
+    /// Whether a request is about the journal, which was not read by whoever blocked the saga, and now is.
+    fn is_about_journal(&self, name: &str) -> bool {
+        self.blocked && self.unfit && self.plan.nodes[0].name.as_str() == name
+    }
+
     fn is_derivation(&self, name: &str) -> bool {
         self.plan.find(name).is_some_and(|node| self.plan.nodes[node].kind == Kind::Derive)
     }
@@ -313,7 +330,7 @@ impl Machine {
                 self.blocked = false;
             }
             MailBody::Operator { at, verb, who, why } => {
-                if self.is_derivation(at.as_str()) {
+                if self.is_about_journal(at.as_str()) || self.is_derivation(at.as_str()) {
                     self.blocked = false;
                     return Ok(());
                 }
@@ -480,6 +497,13 @@ impl Machine {
             (Stage::Undoing { attempt, .. }, _) => again(&step.undo_retry, *attempt),
             _ => None,
         }
+    }
+
+    /// Takes back the start of the pivot, which was decided last and not written: the machine is as it was.
+    pub(crate) fn withdraw(&mut self, node: usize, item: usize) {
+        self.slots[node].stages[item] = Stage::Idle;
+        self.slots[node].live[item] = false;
+        self.pivot_begun = false;
     }
 
     /// Marks an attempt as under way in this process, once its start is durable.

@@ -50,6 +50,9 @@ pub struct Node {
     pub idempotent: bool,
     /// Whether a probe can settle its action.
     pub probe: bool,
+    /// Whether its action's effect and the record of it become true together.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub transactional: bool,
     /// How the action is retried.
     pub retry: Retry,
     /// How the compensation is retried, and an action in doubt settled.
@@ -131,6 +134,7 @@ impl Node {
             idempotent: self.idempotent,
             undo_by_key: self.undo == Undo::ByKey,
             forward: self.undo == Undo::Never && self.kind != Kind::Pivot,
+            transactional: self.transactional,
         }
     }
 
@@ -157,7 +161,12 @@ impl Plan {
                 (&n.name, n.kind, &n.wiring, &n.after, undo, n.idempotent, n.probe)
             })
             .collect();
-        let text = serde_json::to_vec(&(&self.name, self.version, shape, &self.output));
+        // Left out where there is none, so that definitions without them keep their fingerprint.
+        let transactional: Vec<_> = self.nodes.iter().filter(|n| n.transactional).map(|n| &n.name).collect();
+        let text = match transactional.is_empty() {
+            true => serde_json::to_vec(&(&self.name, self.version, shape, &self.output)),
+            false => serde_json::to_vec(&(&self.name, self.version, shape, &self.output, transactional)),
+        };
         Fingerprint::of(&text.expect("a plan is plain data"))
     }
 

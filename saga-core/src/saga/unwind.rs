@@ -64,6 +64,8 @@ impl Machine {
             Stage::Idle | Stage::Refused(_) | Stage::Undone | Stage::Left => Way::Clear,
             // Without doubt and without success there is nothing to undo: the next attempt is dropped.
             Stage::Resting { doubt: false, .. } => Way::Clear,
+            // Its worker died before its transaction was committed.
+            Stage::Acting { doubt: false, .. } if step.transactional => Way::Clear,
             Stage::Acting { .. } | Stage::Resting { .. } if by_key => Way::Undo(1),
             Stage::Acting { .. } if !step.idempotent && !step.probe => {
                 Way::Stuck(Cause::InDoubt, worker_died())

@@ -15,8 +15,10 @@ use serde::de::DeserializeOwned;
 
 use super::context::{Attempt, Cx, Provides};
 use super::error::{Probed, StepError};
-use crate::journal::{Failure, Outcome};
+use super::lent::Tx;
+use crate::journal::{Effect, Failure, Outcome};
 use crate::payload::Payload;
+use crate::store::Kind;
 
 /// What an attempt gives the engine: its outcome, and the least pause the service asked for.
 pub type Reply = (Outcome, Option<Duration>);
@@ -33,6 +35,14 @@ pub struct Code<S> {
     action: Call<S>,
     compensation: Option<Call<S>>,
     probe: Option<Call<S>>,
+    lent: Lent,
+}
+
+/// Which of a step's calls are lent a transaction, and of what kind.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Lent {
+    pub(crate) action: Option<Kind>,
+    pub(crate) compensation: Option<Kind>,
 }
 
 impl<S: 'static> Code<S> {
@@ -47,7 +57,43 @@ impl<S: 'static> Code<S> {
             Ok(input) => reply(f(cx, input), |out: Out| encode(&out)),
             Err(outcome) => ready(outcome),
         });
-        Self { action, compensation: None, probe: None }
+        Self { action, compensation: None, probe: None, lent: Lent::default() }
+    }
+
+    pub(super) fn transactional<T, In, Out, F, Fut>(f: F) -> Self
+    where
+        T: Send + 'static,
+        In: DeserializeOwned + Send + 'static,
+        Out: Serialize + 'static,
+        F: Fn(Cx<S>, Tx<T>, In) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Out, StepError>> + Send + 'static,
+    {
+        let action: Call<S> = Arc::new(move |cx, input, _| match (decode(&input, "input"), borrow(&cx)) {
+            (Ok(input), Ok(tx)) => reply(f(cx, tx, input), |out: Out| encode(&out)),
+            (Err(outcome), _) | (_, Err(outcome)) => ready(outcome),
+        });
+        let lent = Lent { action: Some(Kind::of::<T>()), compensation: None };
+        Self { action, compensation: None, probe: None, lent }
+    }
+
+    pub(super) fn compensate_transactional_with<T, In, Out, F, Fut>(&mut self, f: F)
+    where
+        T: Send + 'static,
+        In: DeserializeOwned + Send + 'static,
+        Out: DeserializeOwned + Send + 'static,
+        F: Fn(Cx<S>, Tx<T>, In, Out) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), StepError>> + Send + 'static,
+    {
+        self.lent.compensation = Some(Kind::of::<T>());
+        self.compensation = Some(Arc::new(move |cx, input, output| {
+            let output = output.unwrap_or_else(Payload::null);
+            match (decode(&input, "input"), decode(&output, "output"), borrow(&cx)) {
+                (Ok(input), Ok(output), Ok(tx)) => {
+                    reply(f(cx, tx, input, output), |()| Outcome::Ok(Payload::null()))
+                }
+                (Err(outcome), ..) | (_, Err(outcome), _) | (.., Err(outcome)) => ready(outcome),
+            }
+        }));
     }
 
     pub(super) fn compensate_with<In, Out, F, Fut>(&mut self, f: F)
@@ -106,6 +152,10 @@ impl<S: 'static> Code<S> {
         self.probe.is_some()
     }
 
+    pub(crate) fn lent(&self) -> Lent {
+        self.lent
+    }
+
     /// The same code for an application that provides what it needs.
     pub(crate) fn for_app<A: Provides<S> + 'static>(self) -> Code<A> {
         let lift = |call: Call<S>| -> Call<A> {
@@ -118,6 +168,7 @@ impl<S: 'static> Code<S> {
             action: lift(self.action),
             compensation: self.compensation.map(lift),
             probe: self.probe.map(lift),
+            lent: self.lent,
         }
     }
 }
@@ -133,6 +184,7 @@ impl<A: Clone + Send + Sync + 'static> Code<A> {
             action: bind(&self.action),
             compensation: self.compensation.as_ref().map(bind),
             probe: self.probe.as_ref().map(bind),
+            lent: self.lent,
         }
     }
 }
@@ -143,6 +195,7 @@ impl<S> Clone for Code<S> {
             action: self.action.clone(),
             compensation: self.compensation.clone(),
             probe: self.probe.clone(),
+            lent: self.lent,
         }
     }
 }
@@ -159,6 +212,7 @@ pub(crate) struct BoundCode {
     pub(crate) action: Bound,
     pub(crate) compensation: Option<Bound>,
     pub(crate) probe: Option<Bound>,
+    pub(crate) lent: Lent,
 }
 
 impl BoundCode {
@@ -168,7 +222,18 @@ impl BoundCode {
             action: wrap(self.action),
             compensation: self.compensation.map(&wrap),
             probe: self.probe.map(&wrap),
+            lent: self.lent,
         }
+    }
+
+    /// What the call for this effect is, and whether it is lent a transaction.
+    pub(crate) fn of(&self, effect: Effect) -> (&Bound, bool) {
+        let (code, lent) = match effect {
+            Effect::Action => (Some(&self.action), self.lent.action.is_some()),
+            Effect::Compensation => (self.compensation.as_ref(), self.lent.compensation.is_some()),
+            Effect::Probe => (self.probe.as_ref(), false),
+        };
+        (code.expect("the plan promises only what the step has"), lent)
     }
 }
 
@@ -194,6 +259,12 @@ fn decode<T: DeserializeOwned>(payload: &Payload, what: &str) -> Result<T, Outco
         )),
         applied: false,
     })
+}
+
+/// The transaction that the attempt was lent.
+fn borrow<S, T: Send + 'static>(cx: &Cx<S>) -> Result<Tx<T>, Outcome> {
+    let missing = || Outcome::NotApplied(Failure::new("no transaction of the step's kind was lent to it"));
+    cx.desk().lend().ok_or_else(missing)
 }
 
 fn encode<T: Serialize>(out: &T) -> Outcome {

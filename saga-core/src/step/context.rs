@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
+use super::lent::Desk;
 use crate::clock::Clock;
 use crate::id::{Place, RunId};
 use crate::journal::Effect;
@@ -47,6 +48,8 @@ pub struct Attempt {
     pub turned_back: CancellationToken,
     /// Cancelled when the worker wants its attempts to come to an end.
     pub cancelled: CancellationToken,
+    /// Where its transaction lies, if it is lent one.
+    pub(crate) desk: Desk,
 }
 
 /// The moment at which an attempt counts as unknown; a heartbeat moves it on.
@@ -54,11 +57,19 @@ pub struct Attempt {
 pub struct Deadline {
     timeout: Duration,
     at: Arc<Mutex<Instant>>,
+    /// No heartbeat moves it beyond this.
+    limit: Option<Instant>,
 }
 
 impl Deadline {
     pub(crate) fn after(timeout: Duration) -> Self {
-        Self { timeout, at: Arc::new(Mutex::new(Clock::instant() + timeout)) }
+        Self { timeout, at: Arc::new(Mutex::new(Clock::instant() + timeout)), limit: None }
+    }
+
+    /// One that no heartbeat moves.
+    pub(crate) fn fixed(timeout: Duration) -> Self {
+        let at = Clock::instant() + timeout;
+        Self { timeout, at: Arc::new(Mutex::new(at)), limit: Some(at) }
     }
 
     /// The moment.
@@ -72,7 +83,9 @@ impl Deadline {
     }
 
     fn beat(&self) {
-        *self.at.lock().expect("nothing panics while it holds this lock") = Clock::instant() + self.timeout;
+        let moved = Clock::instant() + self.timeout;
+        *self.at.lock().expect("nothing panics while it holds this lock") =
+            self.limit.map_or(moved, |limit| limit.min(moved));
     }
 }
 
@@ -83,6 +96,10 @@ impl<S> Cx<S> {
 
     pub(crate) fn new(state: S, attempt: Attempt) -> Self {
         Self { state, attempt }
+    }
+
+    pub(super) fn desk(&self) -> &Desk {
+        &self.attempt.desk
     }
 
     /// The part of the application that the step asked for.

@@ -5,6 +5,7 @@ mod child;
 pub mod code;
 pub mod context;
 pub mod error;
+mod lent;
 
 use std::fmt;
 use std::future::Future;
@@ -15,6 +16,8 @@ pub use child::child;
 pub use code::Code;
 pub use context::{Cx, Provides};
 pub use error::{Definite, Probed, StepError};
+pub(crate) use lent::Desk;
+pub use lent::Tx;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -118,6 +121,70 @@ where
     }
 }
 
+/// How long a transactional action may take unless the step says otherwise. In any case it may take no longer
+/// than a third of its worker's lease, and heartbeats do not prolong it.
+pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Declares a step whose action is lent an open transaction of the store that holds the journal: what it
+/// writes there (business rows, `outbox::enqueue(&mut *tx, …)`) and the journal's record of its success become
+/// true together, or neither does. There is never any doubt about it, so it needs no idempotency key, and a
+/// repeated attempt starts from nothing.
+///
+/// The transaction is [`PgTx`](crate::PgTx) or [`SqliteTx`](crate::SqliteTx), by the store that the worker runs
+/// on; a worker on another store refuses the definition. See [`Tx`] for what can be done with it.
+///
+/// ```
+/// use saga_core::{Cx, Definition, SqliteTx, StepError, transactional};
+///
+/// async fn book(_: Cx<()>, mut tx: SqliteTx, order: i64) -> Result<i64, StepError> {
+///     let booked = sqlx::query("INSERT INTO booking (order_id) VALUES (?)").bind(order);
+///     Ok(booked.execute(&mut *tx).await?.last_insert_rowid())
+/// }
+/// async fn unbook(_: Cx<()>, mut tx: SqliteTx, _order: i64, booking: i64) -> Result<(), StepError> {
+///     sqlx::query("DELETE FROM booking WHERE id = ?").bind(booking).execute(&mut *tx).await?;
+///     Ok(())
+/// }
+///
+/// let (mut b, order) = Definition::build::<(), i64>("book", 1);
+/// let booking = b.add(transactional("book", book).compensate_transactional(unbook), order);
+/// let definition = b.finish(booking)?;
+/// # Ok::<_, saga_core::saga::builder::BadDefinition>(())
+/// ```
+///
+/// # What may go wrong
+///
+/// Whatever fails before COMMIT had no effect: any error by `?`, a panic and a missed time limit are *not
+/// applied*, and tried again by policy. [`StepError::rejected`] undoes what came before, as in any step.
+///
+/// # What it must not do
+///
+/// Nothing outside the transaction: a request that it sent could not be rolled back. It should be short: it
+/// holds a connection and row locks, on SQLite the file's only writer, so that nothing else of the file is
+/// written meanwhile; and it waits for ever, or until its time limit, if it asks the store for something that
+/// the transaction itself holds up, such as starting a saga through a client. Session settings are `SET LOCAL`:
+/// the connection is used again.
+pub fn transactional<S, T, In, Out, F, Fut>(name: impl Into<String>, action: F) -> Step<S, In, Out>
+where
+    S: 'static,
+    T: Send + 'static,
+    In: DeserializeOwned + Send + 'static,
+    Out: Serialize + 'static,
+    F: Fn(Cx<S>, Tx<T>, In) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Out, StepError>> + Send + 'static,
+{
+    Step {
+        name: name.into(),
+        code: Code::transactional(action),
+        undo: Undo::Never,
+        idempotent: true,
+        retry: None,
+        undo_retry: None,
+        attempt_timeout: TRANSACTION_TIMEOUT,
+        limits: Limits::default(),
+        types: PhantomData,
+    }
+}
+
 impl<S, In, Out> Step<S, In, Out, Undecided>
 where
     S: 'static,
@@ -132,6 +199,18 @@ where
         Fut: Future<Output = Result<(), StepError>> + Send + 'static,
     {
         self.code.compensate_with(f);
+        self.decided(Undo::WithOutput)
+    }
+
+    /// The same, with `f` lent a transaction as a [`transactional`] action is: its rows and the journal's record
+    /// of the undoing become true together.
+    pub fn compensate_transactional<T, F, Fut>(mut self, f: F) -> Step<S, In, Out, Compensated>
+    where
+        T: Send + 'static,
+        F: Fn(Cx<S>, Tx<T>, In, Out) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), StepError>> + Send + 'static,
+    {
+        self.code.compensate_transactional_with(f);
         self.decided(Undo::WithOutput)
     }
 

@@ -18,6 +18,16 @@ pub struct Commit {
     pub mail: Vec<MailId>,
     /// What becomes of the saga.
     pub then: Then,
+    /// It starts the pivot, from which there is no way back: it is written only if the saga has no unread mail
+    /// but what this commit consumes. Else a cancel that was there in time would be too late.
+    pub pivot: bool,
+}
+
+impl Commit {
+    /// Whether it does not consume this unread mail of its run.
+    pub fn misses(&self, mail: &Mail) -> bool {
+        mail.run == self.run && !self.mail.contains(&mail.id)
+    }
 }
 
 /// What becomes of a saga after a commit.
@@ -40,6 +50,11 @@ pub enum Then {
 pub enum CommitReply {
     /// It is durable. With it comes the run's mail that no commit has consumed yet.
     Committed {
+        /// The run's unconsumed mail.
+        mail: Vec<Mail>,
+    },
+    /// It starts the pivot, and there is mail that it does not consume. Nothing was written.
+    Unread {
         /// The run's unconsumed mail.
         mail: Vec<Mail>,
     },

@@ -20,6 +20,10 @@ pub enum Error {
     /// The worker's epoch was moved on: another took over, nothing was written, the worker must stop.
     #[error("this worker was fenced: another has taken over its sagas")]
     Fenced,
+    /// A step's code has ended the transaction that it was lent, so its rows may be there without the saga's
+    /// journal.
+    #[error("the step's code ended its transaction by itself: {0}")]
+    Misused(String),
     /// The store is not what this version expects: its schema is missing, older or newer.
     #[error("the store cannot be used: {0}")]
     Unusable(String),
@@ -38,6 +42,7 @@ impl Error {
             Self::Unknown(why) => Self::Unknown(format!("{what}: {why}")),
             Self::Refused(why) => Self::Refused(format!("{what}: {why}")),
             Self::Unusable(why) => Self::Unusable(format!("{what}: {why}")),
+            Self::Misused(why) => Self::Misused(format!("{what}: {why}")),
             Self::Fenced => Self::Fenced,
         }
     }

@@ -2,11 +2,14 @@
 //!
 //! One mutex is the transaction. Nothing survives the process, so it promises nothing to production.
 
+mod transaction;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::Notify;
 
 use super::Store;
 use super::commit::{Commit, CommitReply, JournalRow, Loaded, Mail, Posted, Start, StartReply, Then};
@@ -18,10 +21,21 @@ use crate::clock::Clock;
 use crate::id::{Fingerprint, MailId, Name, RunId, WorkerId};
 use crate::journal::Timestamp;
 
-/// A store in memory.
-#[derive(Debug, Default)]
+#[cfg(test)]
+pub(crate) use transaction::Bug;
+pub use transaction::{MemoryTransaction, Writes};
+
+/// A store in memory. Clones are the same store.
+///
+/// It lends transactions to the test kit only: a worker that is given it refuses transactional steps.
+#[derive(Clone, Debug, Default)]
 pub struct MemoryStore {
-    tables: Mutex<Tables>,
+    tables: Arc<Mutex<Tables>>,
+    /// Told whenever a transaction has ended.
+    unlocked: Arc<Notify>,
+    /// What its transactions do wrong, in the tests of the test kit.
+    #[cfg(test)]
+    twin: Option<transaction::Bug>,
 }
 
 #[derive(Debug, Default)]
@@ -33,6 +47,10 @@ struct Tables {
     by_name: HashMap<(Name, String), RunId>,
     mail: BTreeMap<MailId, Mail>,
     consumed: HashSet<MailId>,
+    /// The rows that open transactions hold.
+    locks: HashMap<RunId, transaction::Lock>,
+    /// How many transactions were begun.
+    transactions: u64,
 }
 
 #[derive(Debug)]
@@ -67,7 +85,8 @@ impl MemoryStore {
 
     /// An empty store that reads another clock; for tests in virtual time.
     pub fn with_clock(clock: Clock) -> Self {
-        Self { tables: Mutex::new(Tables { clock, ..Tables::default() }) }
+        let tables = Tables { clock, ..Tables::default() };
+        Self { tables: Arc::new(Mutex::new(tables)), ..Self::default() }
     }
 
     /// What a store without a fence would do: a twin of this store is built on it.
@@ -204,6 +223,7 @@ impl Tables {
     fn is_claimable(&self, run: RunId, saga: &Saga, now: Timestamp) -> bool {
         match (saga.state, saga.owner) {
             (State::Ended(_), _) => false,
+            _ if self.is_locked(run) => false,
             (_, Some(owner)) => self.workers.get(&owner).is_none_or(|row| row.drained),
             (_, None) => {
                 saga.due.is_some_and(|due| due <= now) || self.mail.values().any(|mail| mail.run == run)
@@ -249,6 +269,8 @@ impl Tables {
             }
         } else if commit.number != next || saga.owner != Some(worker) {
             return CommitReply::Refused;
+        } else if commit.pivot && self.mail.values().any(|mail| commit.misses(mail)) {
+            return CommitReply::Unread { mail: self.mail_of(commit.run) };
         } else {
             let now = self.clock.now();
             let row = JournalRow {

@@ -38,6 +38,7 @@ mod retain;
 pub mod sqlite;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod task;
+mod transactional;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod unheard;
 mod worker;
@@ -57,6 +58,10 @@ pub use query::{Counts, Filter, InFlight, Manifest, Query, State, Summary, Worke
 pub use retain::{Pruned, Retain};
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteStore;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use transactional::Lend;
+pub use transactional::{Begun, Lender, Transactional};
+pub(crate) use transactional::{Kind, Loan};
 pub use worker::{Claim, Claimed, Fence, NewWorker, Peer, Renewal};
 
 use crate::id::{RunId, WorkerId};
@@ -109,6 +114,15 @@ pub trait Store: Send + Sync + 'static {
     fn lanes(&self) -> usize {
         4
     }
+
+    /// What lends this store's transactions to steps; nothing, unless the store says otherwise. A store that is
+    /// [`Transactional`] answers `Some(Lender::new(self))`.
+    fn lender(self: Arc<Self>) -> Option<Lender>
+    where
+        Self: Sized,
+    {
+        None
+    }
 }
 
 /// A database seen from both sides: the verbs of progress, and the questions of operators.
@@ -120,11 +134,13 @@ pub struct Backend {
     pub query: Arc<dyn Query>,
     /// Forgetting.
     pub retain: Arc<dyn Retain>,
+    /// Transactions for steps, where the store lends them.
+    pub lender: Option<Lender>,
 }
 
 impl<T: Store + Query + Retain> From<Arc<T>> for Backend {
     fn from(both: Arc<T>) -> Self {
-        Self { store: both.clone(), query: both.clone(), retain: both }
+        Self { store: both.clone(), query: both.clone(), retain: both.clone(), lender: both.lender() }
     }
 }
 

@@ -35,6 +35,8 @@ pub(super) fn wrap(scene: Scene, process: Process, shape: Arc<Shape>, repeat: bo
     })
 }
 
+/// Calls that are lent a transaction are made once in it.
 fn may_repeat(shape: &Shape, step: &str, effect: Effect) -> bool {
-    effect != Effect::Action || shape.find(step).is_some_and(|node| shape.nodes[node].idempotent)
+    let node = shape.find(step).map(|node| &shape.nodes[node]);
+    node.is_some_and(|node| !node.transactional && (effect != Effect::Action || node.idempotent))
 }

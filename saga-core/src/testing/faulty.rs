@@ -1,6 +1,7 @@
 //! A store as one process sees it: every answer may be late, lost, or never come.
 
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
@@ -10,11 +11,14 @@ use super::scene::Scene;
 use crate::id::{Name, RunId, WorkerId};
 use crate::journal::Timestamp;
 use crate::store::{
-    Claim, Claimed, Commit, CommitReply, Counts, Fence, Filter, JournalRow, Loaded, Mail, Manifest,
-    NewWorker, Posted, Pruned, Query, Renewal, Result, Retain, Start, StartReply, Store, Summary, WorkerInfo,
+    Backend, Begun, Claim, Claimed, Commit, CommitReply, Counts, Fence, Filter, JournalRow, Kind, Lend,
+    Lender, Loaded, Loan, Mail, Manifest, NewWorker, Posted, Pruned, Query, Renewal, Result, Retain, Start,
+    StartReply, Store, Summary, WorkerInfo,
 };
 
 /// Any store, seen by one [`Process`] of a [`Scene`].
+///
+/// Beginning a step's transaction is a point as well, and its end is one of its commits.
 ///
 /// Each start, commit, fence, and claim that gives something, is a point where the scene's plan can hit
 /// the process. Nothing of a dead process reaches the store, nor an answer it; a frozen one waits. While
@@ -28,6 +32,14 @@ impl FaultyStore {
     /// The scene's store as `process` sees it.
     pub fn new(scene: Scene, process: Process) -> Self {
         Self { scene, process }
+    }
+
+    /// The scene's whole backend as `process` sees it.
+    pub fn backend(scene: &Scene, process: &Process) -> Backend {
+        let faulty = || Self::new(scene.clone(), process.clone());
+        let lender =
+            scene.real().lender.clone().map(|real| Lender::over(FaultyLender { real, through: faulty() }));
+        Backend { lender, ..Backend::from(Arc::new(faulty())) }
     }
 
     /// Passes a point on the way to the store.
@@ -162,6 +174,41 @@ impl Query for FaultyStore {
 
     async fn counts(&self) -> Result<Vec<Counts>> {
         self.query().await.counts().await
+    }
+}
+
+/// The transactions of a store, seen by one process: those of a dead one are never ended by it.
+struct FaultyLender {
+    real: Lender,
+    through: FaultyStore,
+}
+
+#[async_trait]
+impl Lend for FaultyLender {
+    fn kind(&self) -> Kind {
+        self.real.kind()
+    }
+
+    async fn begin(&self, fence: Fence, run: RunId, next: u32) -> Result<Begun<Loan>> {
+        let hit = self.through.point(Spot::Begin).await?;
+        let begun = self.real.begin(fence, run, next).await?;
+        self.through.scene.after(&self.through.process, hit).await?;
+        Ok(begun)
+    }
+
+    async fn commit_in(&self, loan: Loan, fence: Fence, commit: &Commit) -> Result<CommitReply> {
+        let FaultyStore { scene, process } = &self.through;
+        let hit = self.through.point(Spot::Commit).await?;
+        let late = scene.is_fenced(fence.worker);
+        let reply = self.real.commit_in(loan, fence, commit).await?;
+        scene.committed(fence, late, std::slice::from_ref(commit), std::slice::from_ref(&reply));
+        scene.after(process, hit).await?;
+        Ok(reply)
+    }
+
+    async fn roll_back(&self, loan: Loan) -> Result<()> {
+        self.through.process.pass().await;
+        self.real.roll_back(loan).await
     }
 }
 

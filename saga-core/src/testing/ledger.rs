@@ -13,6 +13,7 @@ use crate::id::RunId;
 use crate::journal::Effect;
 use crate::payload::Payload;
 use crate::step::{Cx, Probed, StepError};
+use crate::store::memory::Writes;
 
 /// Every participant of a test in one book: what was asked, what was done, in one order.
 ///
@@ -93,6 +94,8 @@ pub enum Verdict {
     Closed,
     /// The request never arrived.
     Lost,
+    /// It was written in a transaction that cannot have been committed.
+    RolledBack,
 }
 
 impl<S> From<&Cx<S>> for Request {
@@ -176,15 +179,73 @@ impl Ledger {
         })
     }
 
+    /// An action of a transactional step: its effect is written in the transaction, and there once that is
+    /// committed.
+    ///
+    /// ```
+    /// # use saga_core::{Cx, StepError, testing::{Ledger, MemoryTx}};
+    /// async fn book(cx: Cx<Ledger>, mut tx: MemoryTx, order: u64) -> Result<u64, StepError> {
+    ///     cx.state().act_in(&mut tx, &cx, order).await
+    /// }
+    /// ```
+    pub async fn act_in<T: Serialize>(
+        &self,
+        tx: &mut Writes,
+        request: impl Into<Request>,
+        answer: T,
+    ) -> Result<T, StepError> {
+        let kept = Payload::encode(&answer)?;
+        self.write(tx, request.into(), move |book, request| book.act(request, kept)).await?;
+        Ok(answer)
+    }
+
+    /// A compensation of a transactional step.
+    pub async fn undo_in(&self, tx: &mut Writes, request: impl Into<Request>) -> Result<(), StepError> {
+        self.write(tx, request.into(), |book, request| book.undo(request)).await
+    }
+
+    async fn write(
+        &self,
+        tx: &mut Writes,
+        request: Request,
+        apply: impl FnOnce(&mut Book, &Request) -> Result<Payload, StepError> + Send + 'static,
+    ) -> Result<(), StepError> {
+        let behaviour = self.book().behaviour(&request.target());
+        match behaviour {
+            Some(Behaviour::LostAnswer | Behaviour::Panic | Behaviour::Hang) => {
+                // Whatever it does now, it does not succeed.
+                self.book().note(&request, Verdict::RolledBack, ());
+                self.mishap(behaviour, Ok(())).await
+            }
+            Some(Behaviour::NotApplied | Behaviour::Unknown | Behaviour::Reject) => {
+                self.arrive_as(behaviour, &request, |_| Ok(Payload::null())).await.map(drop)
+            }
+            None => {
+                let ledger = self.clone();
+                tx.push(move || drop(apply(&mut ledger.book(), &request)));
+                Ok(())
+            }
+        }
+    }
+
     async fn arrive(
         &self,
         request: &Request,
         apply: impl FnOnce(&mut Book) -> Result<Payload, StepError>,
     ) -> Result<Payload, StepError> {
-        let (behaviour, answer) = {
+        let behaviour = self.book().behaviour(&request.target());
+        self.arrive_as(behaviour, request, apply).await
+    }
+
+    async fn arrive_as(
+        &self,
+        behaviour: Option<Behaviour>,
+        request: &Request,
+        apply: impl FnOnce(&mut Book) -> Result<Payload, StepError>,
+    ) -> Result<Payload, StepError> {
+        let answer = {
             let mut book = self.book();
-            let behaviour = book.behaviour(&request.target());
-            let answer = match behaviour {
+            match behaviour {
                 Some(Behaviour::NotApplied) => {
                     book.note(request, Verdict::Lost, Err(StepError::not_applied("connection refused")))
                 }
@@ -193,9 +254,17 @@ impl Ledger {
                 }
                 Some(Behaviour::Reject) if !book.must_repeat(request) => book.reject(request),
                 _ => apply(&mut book),
-            };
-            (behaviour, answer)
+            }
         };
+        self.mishap(behaviour, answer).await
+    }
+
+    /// What keeps an answer from its caller.
+    async fn mishap<T>(
+        &self,
+        behaviour: Option<Behaviour>,
+        answer: Result<T, StepError>,
+    ) -> Result<T, StepError> {
         match behaviour {
             Some(Behaviour::LostAnswer) => Err(StepError::unknown("the answer was lost")),
             // Past the panic hook: a test that runs thousands of these would drown in its messages.

@@ -37,8 +37,9 @@
 //! (the process died before point 4). With it in the environment the same test plays that run alone and
 //! tells its whole story: every point, the journal, and the book.
 //!
-//! What is not explored: child sagas and transactional steps (the store in memory has no transactions to
-//! lend). A saga's limits on rate and concurrency are in force, and take virtual time.
+//! A transactional step is explored with [`MemoryTx`] in the place of the database's transaction: write its code
+//! over a trait of yours that both have, or give the explorer a definition with a stand-in, whose effects end in
+//! [`Ledger::act_in`]. What is not explored: child sagas. A saga's limits on rate and concurrency are in force, and take virtual time.
 //!
 //! [`conformance`] holds a store to the promises that the engine relies on.
 
@@ -67,3 +68,6 @@ pub use ledger::{Entry, Ledger, Request, Verdict};
 pub use plan::{Hit, Plan, Point, Spot};
 pub use process::Process;
 pub use scene::Scene;
+
+/// The transaction that the explorer lends a transactional step; see [`Ledger::act_in`].
+pub type MemoryTx = crate::Tx<crate::store::memory::MemoryTransaction>;

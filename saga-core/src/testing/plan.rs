@@ -32,8 +32,10 @@ pub struct Point {
 pub enum Spot {
     /// Insert the saga.
     Start,
-    /// Commit.
+    /// Commit, by itself or with the transaction that a step was lent.
     Commit,
+    /// Begin the transaction of a step.
+    Begin,
     /// Hear of the sagas that a claim gave it. (Claims that give nothing are no points.)
     Claim,
     /// Fence another worker.
@@ -130,8 +132,12 @@ impl Hit {
             Self::CrashTorn => matches!(spot, Spot::Call { .. }),
             Self::FreezeBefore => !matches!(spot, Spot::Claim | Spot::Fence),
             Self::FreezeLost | Self::StealLost | Self::Cancel => *spot != Spot::Fence,
-            Self::StealBefore | Self::Drain => matches!(spot, Spot::Start | Spot::Commit | Spot::Call { .. }),
-            Self::Unavailable | Self::LoseAnswer => matches!(spot, Spot::Start | Spot::Commit | Spot::Fence),
+            Self::StealBefore | Self::Drain => {
+                matches!(spot, Spot::Start | Spot::Commit | Spot::Begin | Spot::Call { .. })
+            }
+            Self::Unavailable | Self::LoseAnswer => {
+                matches!(spot, Spot::Start | Spot::Commit | Spot::Begin | Spot::Fence)
+            }
             Self::Unknown | Self::Refuse => matches!(spot, Spot::Start | Spot::Commit),
         }
     }
@@ -194,6 +200,7 @@ impl fmt::Display for Point {
         match &self.spot {
             Spot::Start => f.write_str("start"),
             Spot::Commit => f.write_str("commit"),
+            Spot::Begin => f.write_str("begin"),
             Spot::Claim => f.write_str("claim"),
             Spot::Fence => f.write_str("fence"),
             Spot::Call { place, effect, attempt } => write!(f, "{effect} {attempt} of {place}"),

@@ -21,7 +21,7 @@ use crate::engine::{Running, Settings, Worker, Wrap};
 use crate::id::MailId;
 use crate::journal::{MailBody, Record, Verb};
 use crate::saga::Definition;
-use crate::store::{Backend, Mail, MemoryStore, State};
+use crate::store::{Backend, Lender, Mail, MemoryStore, State};
 
 /// What is played.
 pub(super) struct Subject<A, In, Out> {
@@ -42,6 +42,9 @@ pub(super) struct Seams {
     pub(super) engine: Option<Seam<Backend>>,
     /// Between the faults and the store.
     pub(super) store: Option<Seam<Backend>>,
+    /// In the transactions of the store in memory.
+    #[cfg(test)]
+    pub(super) transactions: Option<crate::store::memory::Bug>,
     /// Between the engine and a step's code.
     pub(super) code: Option<Box<dyn Fn() -> Wrap + Send + Sync>>,
 }
@@ -83,17 +86,31 @@ where
         evidence
     }
 
+    /// The store in memory as the lender of transactions.
+    #[cfg(test)]
+    fn lending(&self, memory: &Arc<MemoryStore>) -> Arc<MemoryStore> {
+        self.seams.transactions.map_or(memory.clone(), |bug| Arc::new(memory.with_bug(bug)))
+    }
+
+    #[cfg(not(test))]
+    fn lending(&self, memory: &Arc<MemoryStore>) -> Arc<MemoryStore> {
+        memory.clone()
+    }
+
     async fn direct(&self, plan: &Plan) -> Evidence {
         let clock = Clock::virtual_time();
         let began = tokio::time::Instant::now();
-        let mut real = Backend::from(Arc::new(MemoryStore::with_clock(clock.clone())));
+        let memory = Arc::new(MemoryStore::with_clock(clock.clone()));
+        let lender = Lender::new(self.lending(&memory));
+        let mut real = Backend { lender: Some(lender), ..Backend::from(memory) };
         if let Some(twin) = &self.seams.store {
             real = twin(real);
         }
         let ledger = Ledger::new();
         ledger.play(&plan.script);
         let shape = self.definition.plan().clone();
-        for node in shape.nodes.iter().filter(|node| !node.idempotent) {
+        // Business rows know no key: whatever is written twice is there twice.
+        for node in shape.nodes.iter().filter(|node| !node.idempotent || node.transactional) {
             ledger.not_idempotent(node.name.as_str());
         }
         let scene = Scene::new(real.clone(), plan.hits.clone());
@@ -197,7 +214,7 @@ where
     async fn enter(&mut self) {
         let process = Process::new(self.players.len());
         let Seams { engine, code, .. } = &self.subject.seams;
-        let mut backend = Backend::from(Arc::new(FaultyStore::new(self.scene.clone(), process.clone())));
+        let mut backend = FaultyStore::backend(self.scene, &process);
         if let Some(twin) = engine {
             backend = twin(backend);
         }
@@ -215,7 +232,7 @@ where
             .settings(settings())
             .wrap_code(wrap)
             .register(&self.subject.definition)
-            .expect("one definition cannot be in conflict with itself")
+            .expect("an explored step takes no database's transactions, but `testing::MemoryTx`")
             .start()
             .await
             .expect("a new process reaches the store");

@@ -76,9 +76,25 @@ UNION ALL
 SELECT NULL, NULL, m.run, m.id, m.body FROM won CROSS JOIN LATERAL (
     SELECT m.run, m.id, m.body FROM saga.mail m WHERE m.run = won.run AND m.consumed IS NULL OFFSET 0) m";
 
-/// For a batch in which every saga goes on, and for any batch; each without and with room for conflicts.
+/// For a batch in which every saga goes on, for any batch, and for one in which a pivot starts; each without and
+/// with room for conflicts.
 static GO: LazyLock<[String; 2]> = LazyLock::new(|| both(&format!("{WON}{TOLD}")));
 static ANY: LazyLock<[String; 2]> = LazyLock::new(|| both(&format!("{WON}{READ}{THEN}{TOLD}")));
+
+static PIVOT: LazyLock<[String; 2]> = LazyLock::new(|| {
+    let won = WON
+        .replace(
+            "$5::text[]) AS b (run, number, body)",
+            "$5::text[], $14::bool[]) AS b (run, number, body, pivot)",
+        )
+        .replace("    RETURNING run\n", &format!("{UNLESS_MAIL}    RETURNING run\n"));
+    both(&format!("{won}{READ}{THEN}{TOLD}"))
+});
+
+/// There is no way back from a pivot, so a cancel that can be seen comes first.
+const UNLESS_MAIL: &str = "    WHERE NOT b.pivot OR NOT EXISTS (SELECT FROM saga.mail m
+        WHERE m.run = b.run AND m.consumed IS NULL AND m.id <> ALL ($7::uuid[]))
+";
 
 fn both(text: &str) -> [String; 2] {
     let returning = "    RETURNING run\n";
@@ -87,7 +103,7 @@ fn both(text: &str) -> [String; 2] {
 
 /// Whether a journal row may be there already.
 #[derive(Clone, Copy)]
-enum Conflicts {
+pub(super) enum Conflicts {
     Unexpected,
     Expected,
 }
@@ -99,35 +115,75 @@ pub(super) async fn commit(db: &Db, fence: Fence, batch: &[Commit]) -> Result<Ve
         Err(Error::Refused(_)) => connection.rows(statement(fence, batch, Conflicts::Expected)).await?,
         answer => answer?,
     };
-    let (head, mail) = answer.split_first().ok_or_else(|| Error::Unusable("no answer to a batch".into()))?;
-    if !head.try_get::<bool, _>(0).map_err(failed)? {
-        return Err(Error::Fenced);
-    }
-    let won: HashSet<Uuid> = head.try_get::<Vec<Uuid>, _>(1).map_err(failed)?.into_iter().collect();
-    let mut unread = unconsumed(batch, mail)?;
+    let (won, mut unread) = told(batch, &answer)?;
     let mut written: Vec<bool> = batch.iter().map(|commit| won.contains(&commit.run.0)).collect();
     if won.len() < batch.len() {
         unread.extend(resent(&mut connection, fence, batch, &mut written).await?);
     }
-    let replies = batch.iter().zip(written).map(|(commit, written)| match written {
-        true => CommitReply::Committed { mail: unread.remove(&commit.run).unwrap_or_default() },
-        false => CommitReply::Refused,
+    if batch.iter().zip(&written).any(|(commit, written)| commit.pivot && !written) {
+        unread.extend(in_the_way(&mut connection, batch, &written).await?);
+    }
+    let replies = batch.iter().zip(written).map(|(commit, written)| {
+        let mail = unread.remove(&commit.run).unwrap_or_default();
+        match written {
+            true => CommitReply::Committed { mail },
+            false if commit.pivot && mail.iter().any(|mail| commit.misses(mail)) => {
+                CommitReply::Unread { mail }
+            }
+            false => CommitReply::Refused,
+        }
     });
     Ok(replies.collect())
 }
 
-fn statement(fence: Fence, batch: &[Commit], conflicts: Conflicts) -> super::Binding {
+/// The unread mail of the sagas whose pivot was not started.
+async fn in_the_way(
+    connection: &mut Lent,
+    batch: &[Commit],
+    written: &[bool],
+) -> Result<HashMap<RunId, Vec<Mail>>> {
+    let lost = batch.iter().zip(written).filter(|(commit, written)| commit.pivot && !**written);
+    let runs: Vec<Uuid> = lost.map(|(commit, _)| commit.run.0).collect();
+    super::read::unread(connection, &runs).await
+}
+
+/// What the answer to a batch tells: who won, and the unread mail of those.
+pub(super) fn told(
+    batch: &[Commit],
+    answer: &[sqlx::postgres::PgRow],
+) -> Result<(HashSet<Uuid>, HashMap<RunId, Vec<Mail>>)> {
+    let (head, mail) = answer.split_first().ok_or_else(|| Error::Unusable("no answer to a batch".into()))?;
+    if !head.try_get::<bool, _>(0).map_err(failed)? {
+        return Err(Error::Fenced);
+    }
+    let won = head.try_get::<Vec<Uuid>, _>(1).map_err(failed)?;
+    Ok((won.into_iter().collect(), unconsumed(batch, mail)?))
+}
+
+pub(super) fn statement(fence: Fence, batch: &[Commit], conflicts: Conflicts) -> super::Binding {
     let mut commits: Vec<&Commit> = batch.iter().collect();
     commits.sort_unstable_by_key(|commit| commit.run);
-    let plain = commits.iter().all(|commit| commit.then == Then::Go && commit.mail.is_empty());
-    let text = &(if plain { &*GO } else { &*ANY })[conflicts as usize];
+    let pivot = commits.iter().any(|commit| commit.pivot);
+    let plain = !pivot && commits.iter().all(|commit| commit.then == Then::Go && commit.mail.is_empty());
+    let texts = if plain {
+        &*GO
+    } else if pivot {
+        &*PIVOT
+    } else {
+        &*ANY
+    };
+    let text = &texts[conflicts as usize];
     let statement = sqlx::query(AssertSqlSafe(text.as_str()))
         .bind(fence.worker.0)
         .bind(fence.epoch)
         .bind(commits.iter().map(|c| c.run.0).collect::<Vec<Uuid>>())
         .bind(commits.iter().map(|c| c.number.cast_signed()).collect::<Vec<i32>>())
         .bind(commits.iter().map(|c| &*c.body).collect::<Vec<&str>>());
-    if plain { statement } else { consequences(statement, &commits) }
+    let statement = if plain { statement } else { consequences(statement, &commits) };
+    match pivot {
+        true => statement.bind(commits.iter().map(|c| c.pivot).collect::<Vec<bool>>()),
+        false => statement,
+    }
 }
 
 fn consequences(statement: super::Binding, commits: &[&Commit]) -> super::Binding {

@@ -1,4 +1,17 @@
 //! SQLSTATE, by what may be done about it.
+//!
+//! | SQLSTATE | | means | what the engine does |
+//! |---|---|---|---|
+//! | 40001, 40P01, 55P03, 57014 | serialization, deadlock, lock and statement timeouts | it had no effect | sends it again, with a pause |
+//! | 53xxx, 58xxx, 57P03 | disk full, out of memory, too many connections, a server that starts | it had no effect | the same, for as long as the lease lasts; then the worker joins again |
+//! | 25006 | read-only: a standby, or a server that was set so | it had no effect | the same, on a new connection |
+//! | 0A000, 26000 | what was prepared is gone or stale | it had no effect | the same, on a new connection |
+//! | 08xxx, 57P01, 57P02, 57P05, 25P03, 40003 | the connection or the server went away | nobody knows | sends the identical batch again: its own row is success |
+//! | 21, 22, 23, 44, 54, P0 | the data, or a trigger that refuses it | one of the batch is at fault | cuts the batch in two until one is left, and blocks that saga |
+//! | 28, 3D000, 3F000, 42501, 42P01, 42703, 42883, 42P10 | rights and schema | the store is not what it should be | tells whoever starts the worker; a running one goes on asking, and warns |
+//! | anything else | | it had no effect | sends it again, with a pause, and warns |
+//!
+//! A statement that fails has no effect, because each is a transaction of its own or ends the one it is in.
 
 use sqlx::error::DatabaseError;
 
@@ -46,22 +59,21 @@ pub(super) fn unreachable(error: sqlx::Error) -> Error {
 
 fn refused(error: &dyn DatabaseError) -> Error {
     let code = error.code().unwrap_or_default();
-    let what = format!("{} (SQLSTATE {code})", error.message());
-    match &*code {
-        // The connection, or the server, went away while it was at work.
-        "57P01" | "57P02" | "57P05" | "25P03" => return Error::Unknown(what),
-        // The schema or the rights are not what this version needs.
-        "3D000" | "3F000" | "42P01" | "42703" | "42883" | "42P10" | "42501" => return Error::Unusable(what),
+    meaning(&code)(format!("{} (SQLSTATE {code})", error.message()))
+}
+
+/// The table of the module's head, as one match.
+fn meaning(code: &str) -> fn(String) -> Error {
+    match code {
+        "57P01" | "57P02" | "57P05" | "25P03" | "40003" => return Error::Unknown,
+        "3D000" | "3F000" | "42P01" | "42703" | "42883" | "42P10" | "42501" => return Error::Unusable,
         _ => {}
     }
     match code.get(..2).unwrap_or_default() {
-        "08" => Error::Unknown(what),
-        "28" => Error::Unusable(what),
-        // Data, cardinality, integrity, too large.
-        "21" | "22" | "23" | "54" => Error::Refused(what),
-        // 40 rollback, 53 resources, 55 locks, 57 intervention, 58 system, 25 read-only, and what we do
-        // not know: the statement had no effect.
-        _ => Error::Unavailable(what),
+        "08" => Error::Unknown,
+        "28" => Error::Unusable,
+        "21" | "22" | "23" | "44" | "54" | "P0" => Error::Refused,
+        _ => Error::Unavailable,
     }
 }
 
@@ -75,5 +87,30 @@ mod tests {
         assert!(matches!(failed(broken()), Error::Unknown(_)));
         assert!(matches!(unreachable(broken()), Error::Unavailable(_)));
         assert!(matches!(failed(sqlx::Error::PoolTimedOut), Error::Unavailable(_)));
+    }
+
+    #[test]
+    fn every_sqlstate_means_what_the_table_says() {
+        let unavailable = [
+            "40001", "40P01", "55P03", "57014", "53000", "53100", "53200", "53300", "58000", "58030",
+            "57P03", "25006", "0A000", "26000", "25P02", "XX000", "XX001", "F0000", "", "?",
+        ];
+        let unknown = ["08000", "08003", "08006", "57P01", "57P02", "57P05", "25P03", "40003"];
+        let refused = [
+            "21000", "22001", "22021", "22P02", "22P05", "23502", "23503", "23505", "23514", "44000",
+            "54000", "P0001",
+        ];
+        let unusable = ["28000", "28P01", "3D000", "3F000", "42501", "42P01", "42703", "42883", "42P10"];
+        let all: [(&[&str], fn(String) -> Error); 4] = [
+            (&unavailable, Error::Unavailable),
+            (&unknown, Error::Unknown),
+            (&refused, Error::Refused),
+            (&unusable, Error::Unusable),
+        ];
+        for (codes, means) in all {
+            for code in codes {
+                assert_eq!(meaning(code)(String::new()), means(String::new()), "SQLSTATE {code}");
+            }
+        }
     }
 }

@@ -3,8 +3,9 @@
 //! # What the database guarantees
 //!
 //! Every verb that writes is *one statement* in a transaction of its own, at READ COMMITTED; only
-//! [`fence`](crate::store::Store::fence) is more. So there is no transaction that a frozen process could
-//! hold open: what the server has received it finishes by itself.
+//! [`fence`](crate::store::Store::fence) is more, and the transactions that are lent to steps
+//! (`transaction.rs`), which hold up their own saga only. So there is no other transaction that a frozen process
+//! could hold open: what the server has received it finishes by itself.
 //!
 //! A batch of commits (`commit.rs`) is data-modifying CTEs, every one of which hangs on two things: the
 //! worker's row with the worker's epoch, locked `FOR KEY SHARE`, and the journal rows that the statement
@@ -46,16 +47,17 @@ mod query;
 mod read;
 mod retain;
 mod start;
+mod transaction;
 mod workers;
 
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use async_trait::async_trait;
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPoolOptions};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Executor, Postgres};
 
-use super::Store;
 use super::commit::{Commit, CommitReply, Loaded, Mail, Posted, Start, StartReply};
 use super::connect::redacted;
 use super::error::{Error, Result};
@@ -63,9 +65,11 @@ use super::query::Manifest;
 use super::task::{in_place, to_its_end};
 use super::unheard::Unheard;
 use super::worker::{Claim, Claimed, Fence, NewWorker, Renewal};
+use super::{Begun, Lender, Store, Transactional};
 use crate::id::{RunId, WorkerId};
 use connections::{Connections, PATIENCE};
 use error::unreachable;
+pub use transaction::PgTransaction;
 
 /// Four batches of commits, four of starts, a claim, and one to spare.
 const WRITERS: u32 = 10;
@@ -73,6 +77,8 @@ const WRITERS: u32 = 10;
 const KEEPERS: u32 = 2;
 /// Questions.
 const READERS: u32 = 4;
+/// Transactions that steps are lent. Further steps wait for their turn, before their time begins.
+const LENT: u32 = 8;
 
 /// What every connection asks of the server. A client that vanished is noticed, and nothing waits for
 /// longer than a lease.
@@ -88,7 +94,8 @@ const PLANS: &str = "SELECT set_config('plan_cache_mode', 'force_generic_plan', 
 
 /// Sagas in Postgres. Cloning it gives another handle to the same connections.
 ///
-/// A process holds up to 16 connections, and no more than its load has ever needed.
+/// A process holds up to 16 connections, 8 more where it runs transactional steps, and no more than its load
+/// has ever needed.
 #[derive(Clone, Debug)]
 pub struct PostgresStore {
     db: Arc<Db>,
@@ -100,6 +107,10 @@ struct Db {
     writers: Arc<Connections>,
     keepers: Arc<Connections>,
     readers: Arc<Connections>,
+    /// What steps are lent goes back to a pool of its own: the step's code may have set anything there.
+    lent: PgPool,
+    /// The lease of the worker that joined last.
+    lease_ms: AtomicU64,
     unheard: Unheard,
     /// Held by the claim that is being sent: see [`Unheard::send`].
     claiming: Arc<tokio::sync::Mutex<()>>,
@@ -167,6 +178,7 @@ impl PostgresStore {
         self.db.readers.close().await;
         self.db.writers.close().await;
         self.db.keepers.close().await;
+        self.db.lent.close().await;
     }
 }
 
@@ -195,6 +207,8 @@ impl Db {
             writers: Connections::of(writers, WRITERS),
             keepers: Connections::of(pool(KEEPERS, true).connect_lazy_with(options.clone()), KEEPERS),
             readers: Connections::of(pool(READERS, false).connect_lazy_with(options.clone()), READERS),
+            lent: pool(LENT, false).connect_lazy_with(options.clone()),
+            lease_ms: AtomicU64::new(u64::MAX),
             unheard: Unheard::default(),
             claiming: Arc::default(),
         })
@@ -228,6 +242,8 @@ impl Store for PostgresStore {
 
     async fn join(&self, worker: &NewWorker) -> Result<Fence> {
         let (db, worker) = (self.db.clone(), worker.clone());
+        let lease = u64::try_from(worker.lease.as_millis()).unwrap_or(u64::MAX);
+        db.lease_ms.store(lease, Relaxed);
         to_its_end(async move { workers::join(&db, &worker).await }).await
     }
 
@@ -277,6 +293,30 @@ impl Store for PostgresStore {
     async fn post(&self, mail: &[Mail]) -> Result<Vec<Posted>> {
         let (db, mail) = (self.db.clone(), mail.to_vec());
         to_its_end(async move { mail::post(&db, &mail).await }).await
+    }
+
+    fn lender(self: Arc<Self>) -> Option<Lender> {
+        Some(Lender::new(self))
+    }
+}
+
+#[async_trait]
+impl Transactional for PostgresStore {
+    type Tx = PgTransaction;
+
+    async fn begin(&self, fence: Fence, run: RunId, next: u32) -> Result<Begun<PgTransaction>> {
+        let db = self.db.clone();
+        to_its_end(async move { transaction::begin(&db, fence, run, next).await }).await
+    }
+
+    async fn commit_in(&self, tx: PgTransaction, fence: Fence, commit: &Commit) -> Result<CommitReply> {
+        let commit = commit.clone();
+        to_its_end(async move { transaction::commit_in(tx, fence, &commit).await }).await
+    }
+
+    async fn roll_back(&self, tx: PgTransaction) -> Result<()> {
+        let db = self.db.clone();
+        to_its_end(async move { transaction::roll_back(&db, tx).await }).await
     }
 }
 

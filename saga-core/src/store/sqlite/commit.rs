@@ -9,18 +9,20 @@
 //! Parameters are named `$1`, `$2`, …: a text of several statements is given all values, and sqlx would fill
 //! the numbers that one of them leaves out as if they were further parameters.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::LazyLock;
 
 use chrono::Utc;
-use sqlx::Row;
+use sqlx::{Row, SqliteConnection};
 
 use super::error::failed;
 use super::insert::{Binding, ids};
 use super::read::{mail_rows, micros, unread};
-use super::writer::{Tx, Writer};
+use super::writer::Writer;
 use super::{Db, live};
-use crate::store::commit::{Commit, CommitReply, Then};
+use crate::id::RunId;
+use crate::store::commit::{Commit, CommitReply, Mail, Then};
 use crate::store::error::{Error, Result};
 use crate::store::worker::Fence;
 
@@ -44,6 +46,11 @@ const JOURNAL: &str = "INSERT INTO saga_journal (run, number, worker, at, body)
 const UNREAD: &str = "SELECT run, id, body FROM saga_mail WHERE consumed IS NULL
     AND run IN (SELECT unhex(substr(value, 1, 32)) FROM json_each($4)) ORDER BY id";
 
+/// Sagas whose pivot would start past mail that nobody has read: there is no way back from it.
+const PAST_MAIL: &str = "SELECT c.key FROM json_each($10) c JOIN saga_mail m ON m.run = unhex(c.value)
+    WHERE m.consumed IS NULL
+        AND NOT EXISTS (SELECT 1 FROM json_each($6) r WHERE unhex(substr(r.value, 33, 32)) = m.id)";
+
 /// For a batch in which every saga goes on.
 static GO: LazyLock<String> = LazyLock::new(|| {
     format!("BEGIN IMMEDIATE; INSERT INTO temp.saga_loser {LOSERS}; {JOURNAL}; {UNREAD}; COMMIT")
@@ -52,6 +59,13 @@ static GO: LazyLock<String> = LazyLock::new(|| {
 static ANY: LazyLock<String> = LazyLock::new(|| {
     let then = live::THEN;
     format!("BEGIN IMMEDIATE; INSERT INTO temp.saga_loser {LOSERS}; {JOURNAL}; {then}; {UNREAD}; COMMIT")
+});
+/// For a batch in which a pivot starts.
+static PIVOT: LazyLock<String> = LazyLock::new(|| {
+    let then = live::THEN;
+    format!(
+        "BEGIN IMMEDIATE; INSERT INTO temp.saga_loser {LOSERS} UNION ALL {PAST_MAIL}; {JOURNAL}; {then}; {UNREAD}; COMMIT"
+    )
 });
 /// For those that are known to win.
 static WINNERS: LazyLock<String> = LazyLock::new(|| format!("{JOURNAL}; {}", live::THEN));
@@ -62,17 +76,17 @@ pub(super) async fn prepare(writer: &Writer) -> Result<()> {
 }
 
 pub(super) async fn commit(db: &Db, fence: Fence, batch: &[Commit]) -> Result<Vec<CommitReply>> {
-    if let Some(bad) = batch.iter().find(|commit| commit.body.contains('\0')) {
-        // SQLite's text functions end there.
-        return Err(Error::Refused(format!(
-            "commit {} of run {} holds a NUL character",
-            bad.number, bad.run
-        )));
-    }
+    readable(batch)?;
     let all: Vec<&Commit> = batch.iter().collect();
-    let plain = all.iter().all(|commit| commit.then == Then::Go && commit.mail.is_empty());
-    let text = if plain { GO.as_str() } else { ANY.as_str() };
-    let rows = match db.writer.at_once(statement(text, fence, &all, plain)).await {
+    let pivots = batch.iter().filter(|commit| commit.pivot).map(|commit| commit.run.0);
+    let text = if batch.iter().any(|commit| commit.pivot) {
+        statement(&PIVOT, fence, &all, false).bind(ids(pivots))
+    } else if all.iter().all(|commit| commit.then == Then::Go && commit.mail.is_empty()) {
+        statement(&GO, fence, &all, true)
+    } else {
+        statement(&ANY, fence, &all, false)
+    };
+    let rows = match db.writer.at_once(text).await {
         Err(Error::Refused(_)) => return told_apart(db, fence, batch).await,
         rows => rows?,
     };
@@ -82,6 +96,16 @@ pub(super) async fn commit(db: &Db, fence: Fence, batch: &[Commit]) -> Result<Ve
     let mut mail = mail_rows(&rows)?;
     let mail = batch.iter().map(|commit| mail.remove(&commit.run).unwrap_or_default());
     Ok(mail.map(|mail| CommitReply::Committed { mail }).collect())
+}
+
+/// SQLite's text functions end at a NUL character.
+fn readable(batch: &[Commit]) -> Result<()> {
+    match batch.iter().find(|commit| commit.body.contains('\0')) {
+        Some(bad) => {
+            Err(Error::Refused(format!("commit {} of run {} holds a NUL character", bad.number, bad.run)))
+        }
+        None => Ok(()),
+    }
 }
 
 fn statement(text: &'static str, fence: Fence, commits: &[&Commit], plain: bool) -> Binding {
@@ -118,35 +142,63 @@ fn bodies(commits: &[&Commit]) -> String {
 /// Writes the commits that win, and tells of the others whether they were written before.
 async fn told_apart(db: &Db, fence: Fence, batch: &[Commit]) -> Result<Vec<CommitReply>> {
     let mut tx = db.begin().await?;
-    let lost = losers(&mut tx, fence, batch).await?;
+    let replies = write(&mut tx, fence, batch).await?;
+    tx.commit().await?;
+    Ok(replies)
+}
+
+/// The same in a transaction that is alone.
+pub(super) async fn write(
+    tx: &mut SqliteConnection,
+    fence: Fence,
+    batch: &[Commit],
+) -> Result<Vec<CommitReply>> {
+    readable(batch)?;
+    let lost = losers(tx, fence, batch).await?;
+    let mut missed = missed(tx, batch).await?;
     let mut won: Vec<&Commit> = Vec::with_capacity(batch.len());
     let mut written = vec![true; batch.len()];
     for (index, commit) in batch.iter().enumerate() {
-        match lost.contains(&index) {
-            false => won.push(commit),
-            true => written[index] = is_own(&mut tx, fence, commit).await?,
+        if lost.contains(&index) {
+            written[index] = is_own(tx, fence, commit).await?;
+        } else if missed.contains_key(&commit.run) {
+            written[index] = false;
+        } else {
+            won.push(commit);
         }
     }
     if !won.is_empty() {
         statement(WINNERS.as_str(), fence, &won, false).execute(&mut *tx).await.map_err(failed)?;
     }
     let of_written = batch.iter().zip(&written).filter(|(_, written)| **written).map(|(c, _)| c.run.0);
-    let mut mail = unread(&mut tx, ids(of_written)).await?;
-    tx.commit().await?;
-    let replies = batch.iter().zip(written).map(|(commit, written)| match written {
-        true => CommitReply::Committed { mail: mail.remove(&commit.run).unwrap_or_default() },
-        false => CommitReply::Refused,
-    });
+    let mut mail = unread(tx, ids(of_written)).await?;
+    let replies =
+        batch.iter().zip(written).map(|(commit, written)| match (written, missed.remove(&commit.run)) {
+            (true, _) => CommitReply::Committed { mail: mail.remove(&commit.run).unwrap_or_default() },
+            (false, Some(mail)) => CommitReply::Unread { mail },
+            (false, None) => CommitReply::Refused,
+        });
     Ok(replies.collect())
 }
 
-async fn losers(tx: &mut Tx, fence: Fence, batch: &[Commit]) -> Result<Vec<usize>> {
+/// The unread mail of those sagas whose pivot a batch would start although it does not consume all of it.
+async fn missed(tx: &mut SqliteConnection, batch: &[Commit]) -> Result<HashMap<RunId, Vec<Mail>>> {
+    let pivots: Vec<&Commit> = batch.iter().filter(|commit| commit.pivot).collect();
+    if pivots.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let mut mail = unread(tx, ids(pivots.iter().map(|commit| commit.run.0))).await?;
+    mail.retain(|run, mail| pivots.iter().any(|c| c.run == *run && mail.iter().any(|mail| c.misses(mail))));
+    Ok(mail)
+}
+
+async fn losers(tx: &mut SqliteConnection, fence: Fence, batch: &[Commit]) -> Result<Vec<usize>> {
     let rows = sqlx::query(LOSERS)
         .bind(fence.worker.0)
         .bind(fence.epoch)
         .bind(None::<i64>)
         .bind(numbers(&batch.iter().collect::<Vec<_>>()))
-        .fetch_all(&mut **tx)
+        .fetch_all(&mut *tx)
         .await
         .map_err(failed)?;
     let mut lost = Vec::with_capacity(rows.len());
@@ -160,14 +212,14 @@ async fn losers(tx: &mut Tx, fence: Fence, batch: &[Commit]) -> Result<Vec<usize
 }
 
 /// Whether this worker wrote that commit before: its answer was lost, and it is sent again.
-async fn is_own(tx: &mut Tx, fence: Fence, commit: &Commit) -> Result<bool> {
+async fn is_own(tx: &mut SqliteConnection, fence: Fence, commit: &Commit) -> Result<bool> {
     sqlx::query_scalar(
         "SELECT EXISTS (SELECT 1 FROM saga_journal WHERE run = ? AND number = ? AND worker = ?)",
     )
     .bind(commit.run.0)
     .bind(i64::from(commit.number))
     .bind(fence.worker.0)
-    .fetch_one(&mut **tx)
+    .fetch_one(&mut *tx)
     .await
     .map_err(failed)
 }

@@ -27,6 +27,8 @@
 mod claim;
 mod commit;
 mod error;
+#[cfg(test)]
+mod faults;
 mod insert;
 mod live;
 mod mail;
@@ -35,6 +37,7 @@ mod query;
 mod read;
 mod retain;
 mod start;
+mod transaction;
 mod workers;
 mod writer;
 
@@ -48,17 +51,18 @@ use sqlx::sqlite::{
 };
 use sqlx::{ConnectOptions, SqliteConnection};
 
-use super::Store;
 use super::commit::{Commit, CommitReply, Loaded, Mail, Posted, Start, StartReply};
 use super::error::{Error, Result};
 use super::query::Manifest;
 use super::task::{in_place, to_its_end};
 use super::unheard::Unheard;
 use super::worker::{Claim, Claimed, Fence, NewWorker, Renewal};
+use super::{Begun, Lender, Store, Transactional};
 use crate::id::{RunId, WorkerId};
 use error::failed;
+pub use transaction::SqliteTransaction;
 use workers::Locks;
-use writer::{Tx, Writer};
+use writer::{Turn, Tx, Writer};
 
 /// How long a verb waits for a writer of another process.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -79,6 +83,8 @@ pub struct SqliteStore {
 struct Db {
     path: PathBuf,
     writer: Writer,
+    /// What steps are lent.
+    lent: SqlitePool,
     readers: SqlitePool,
     locks: Locks,
     unheard: Unheard,
@@ -118,6 +124,7 @@ impl SqliteStore {
     /// does not wait for it.
     pub async fn close(&self) {
         self.db.readers.close().await;
+        self.db.lent.close().await;
         self.db.writer.close().await;
     }
 
@@ -160,12 +167,18 @@ impl Db {
         let writer = Writer::new(options.connect().await.map_err(failed)?);
         migrate::migrate(&writer).await?;
         commit::prepare(&writer).await?;
+        let lent = transaction::pool(options.clone().create_if_missing(false));
         let readers = pool(READERS).connect_with(options.create_if_missing(false).read_only(true)).await;
         let readers = readers.map_err(failed)?;
         let path =
             path.canonicalize().map_err(|e| Error::Unusable(format!("its path cannot be resolved: {e}")))?;
         let locks = Locks::beside(&path);
-        Ok(Self { path, writer, readers, locks, unheard: Unheard::default(), claiming: Arc::default() })
+        Ok(Self { path, writer, lent, readers, locks, unheard: Unheard::default(), claiming: Arc::default() })
+    }
+
+    /// Waits until no other write of this process is under way.
+    async fn turn(&self) -> Result<Turn> {
+        self.writer.lend().await
     }
 
     /// Waits until this transaction is alone.
@@ -246,6 +259,29 @@ impl Store for SqliteStore {
     /// There is one writer.
     fn lanes(&self) -> usize {
         1
+    }
+
+    fn lender(self: Arc<Self>) -> Option<Lender> {
+        Some(Lender::new(self))
+    }
+}
+
+#[async_trait]
+impl Transactional for SqliteStore {
+    type Tx = SqliteTransaction;
+
+    async fn begin(&self, fence: Fence, run: RunId, next: u32) -> Result<Begun<SqliteTransaction>> {
+        let db = self.db.clone();
+        to_its_end(async move { transaction::begin(&db, fence, run, next).await }).await
+    }
+
+    async fn commit_in(&self, tx: SqliteTransaction, fence: Fence, commit: &Commit) -> Result<CommitReply> {
+        let commit = commit.clone();
+        to_its_end(async move { transaction::commit_in(tx, fence, &commit).await }).await
+    }
+
+    async fn roll_back(&self, tx: SqliteTransaction) -> Result<()> {
+        to_its_end(async move { transaction::end(tx).await }).await
     }
 }
 

@@ -21,12 +21,13 @@ pub(super) struct Writer {
     connection: Arc<Mutex<Option<SqliteConnection>>>,
 }
 
-type Lent = OwnedMappedMutexGuard<Option<SqliteConnection>, SqliteConnection>;
+/// The right to be the next of this process that writes.
+pub(super) type Turn = OwnedMappedMutexGuard<Option<SqliteConnection>, SqliteConnection>;
 
 /// A transaction that is alone. Dropped without [`commit`](Tx::commit) it is rolled back.
 #[derive(Debug)]
 pub(super) struct Tx {
-    connection: Option<Lent>,
+    connection: Option<Turn>,
 }
 
 impl Writer {
@@ -34,7 +35,8 @@ impl Writer {
         Self { connection: Arc::new(Mutex::new(Some(connection))) }
     }
 
-    async fn lend(&self) -> Result<Lent> {
+    /// Waits for the turn to write.
+    pub(super) async fn lend(&self) -> Result<Turn> {
         let guard = self.connection.clone().lock_owned().await;
         let closed = |_| Error::Unavailable("the store was closed".into());
         OwnedMutexGuard::try_map(guard, Option::as_mut).map_err(closed)

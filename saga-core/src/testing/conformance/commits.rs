@@ -3,7 +3,7 @@
 use super::Verdict;
 use super::rig::{BEGAN, Rig, body, cancel, end, go, holds, join, same, seconds, then};
 use crate::journal::EndKind;
-use crate::store::{CommitReply, State, Then};
+use crate::store::{Commit, CommitReply, State, Then};
 
 pub(super) async fn a_commit_is_a_compare_and_set(rig: &Rig) -> Verdict {
     let fence = rig.worker().await?;
@@ -194,4 +194,31 @@ pub(super) async fn a_batch_holds_hundreds_of_commits(rig: &Rig) -> Verdict {
     );
     rig.journal_is(starts[0].run, &[BEGAN, &body(1)]).await?;
     rig.journal_is(starts[511].run, &[BEGAN, &body(1), &body(2)]).await
+}
+
+pub(super) async fn a_pivot_does_not_start_past_unread_mail(rig: &Rig) -> Verdict {
+    let fence = rig.worker().await?;
+    let (a, b) = (rig.owned(fence, "a").await?, rig.owned(fence, "b").await?);
+    let c = rig.owned(fence, "c").await?;
+    let pivot = |run, mail: &[_]| Commit { pivot: true, mail: mail.to_vec(), ..go(run, 1) };
+    let mail = cancel(a);
+    rig.store().post(std::slice::from_ref(&mail)).await?;
+    let before = rig.a.query.summary(a).await?;
+    let replies = rig.store().commit(fence, &[pivot(a, &[]), pivot(b, &[]), go(c, 1)]).await?;
+    let (unread, committed) =
+        (CommitReply::Unread { mail: vec![mail.clone()] }, CommitReply::Committed { mail: vec![] });
+    same!(replies, [unread, committed.clone(), committed], "a batch of which one pivot has unread mail");
+    rig.journal_is(a, &[BEGAN]).await?;
+    same!(rig.a.query.summary(a).await?, before, "the saga whose pivot was not started");
+    // Naming the mail of another saga reads nothing of this one's.
+    let other = cancel(b);
+    rig.store().post(std::slice::from_ref(&other)).await?;
+    let replies = rig.store().commit(fence, &[pivot(a, &[other.id])]).await?;
+    same!(replies, [CommitReply::Unread { mail: vec![mail.clone()] }], "a pivot that reads foreign mail");
+    same!(rig.commit(fence, pivot(a, &[mail.id])).await?, [], "a pivot that reads its mail");
+    // Sent again it is success, and mail that came later is handed over with it.
+    let late = cancel(a);
+    rig.store().post(std::slice::from_ref(&late)).await?;
+    same!(rig.commit(fence, pivot(a, &[mail.id])).await?, [late], "a pivot that is sent again");
+    rig.journal_is(a, &[BEGAN, &body(1)]).await
 }

@@ -165,7 +165,7 @@ pub(super) fn go(run: RunId, number: u32) -> Commit {
 }
 
 pub(super) fn then(run: RunId, number: u32, then: Then) -> Commit {
-    Commit { run, number, body: body(number).into(), mail: Vec::new(), then }
+    Commit { run, number, body: body(number).into(), mail: Vec::new(), then, pivot: false }
 }
 
 /// The text of a commit that [`go`] or [`then`] made.

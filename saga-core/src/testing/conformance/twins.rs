@@ -32,6 +32,8 @@ enum Bug {
     RefusesTheWholeBatch,
     /// The mail that a refused commit names is gone.
     ConsumesForTheRefused,
+    /// A pivot starts, whatever mail there is.
+    StartsPivotsPastMail,
     /// The answer to a commit comes without mail.
     ForgetsMailInReplies,
     /// A saga that ended goes on.
@@ -107,6 +109,7 @@ impl Twin {
 
     fn spoilt(&self, commit: &Commit) -> Commit {
         let mut commit = commit.clone();
+        commit.pivot &= !self.has(Bug::StartsPivotsPastMail);
         match (self.bug, commit.then) {
             (Bug::WakesEarly, Then::Wait(_)) => commit.then = Then::Wait(Timestamp::UNIX_EPOCH),
             (Bug::IgnoresEnds, Then::End(_)) => commit.then = Then::Go,
@@ -330,6 +333,7 @@ async fn every_twin_is_caught_by_the_guarantee_that_it_breaks() {
         (RefusesItsOwnCommit, "a_commit_sent_again_is_success"),
         (RefusesTheWholeBatch, "a_refused_commit_harms_no_other_of_its_batch"),
         (ConsumesForTheRefused, "a_refused_commit_consumes_no_mail"),
+        (StartsPivotsPastMail, "a_pivot_does_not_start_past_unread_mail"),
         (ForgetsMailInReplies, "a_commit_gives_the_unread_mail_of_its_saga"),
         (IgnoresEnds, "nothing_follows_an_end"),
         (StealsFromTheLiving, "a_worker_that_lives_keeps_its_sagas"),

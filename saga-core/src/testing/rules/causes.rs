@@ -47,7 +47,7 @@ fn cancelled(evidence: &Evidence) -> bool {
 fn refused(evidence: &Evidence) -> bool {
     evidence.entries.iter().any(|entry| match (entry.request.effect, entry.verdict) {
         (Effect::Action, verdict) => {
-            matches!(verdict, Verdict::Rejected | Verdict::Refused | Verdict::Lost)
+            matches!(verdict, Verdict::Rejected | Verdict::Refused | Verdict::Lost | Verdict::RolledBack)
         }
         (Effect::Probe, verdict) => verdict == Verdict::Closed,
         (Effect::Compensation, _) => false,

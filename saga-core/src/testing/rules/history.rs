@@ -22,6 +22,7 @@ pub(super) fn judge(evidence: &Evidence, broken: &mut Vec<String>) {
     }
     at_the_end(evidence, &machine, broken);
     mail(evidence, broken);
+    pivot(evidence, broken);
 }
 
 /// What must be true before a record may follow.
@@ -100,6 +101,8 @@ fn at_the_end(evidence: &Evidence, machine: &Machine, broken: &mut Vec<String>) 
                 Stage::Idle | Stage::Refused(_) | Stage::Undone | Stage::Resting { doubt: false, .. } => {
                     !completed
                 }
+                // What died with its worker was never committed.
+                Stage::Acting { doubt: false, .. } => !completed && step.transactional,
                 _ => false,
             };
             if end.is_some() && !honest {
@@ -125,6 +128,29 @@ fn mail(evidence: &Evidence, broken: &mut Vec<String>) {
             broken.push(format!(
                 "a cancel that was posted when there were {} commits is not answered in commit {at_latest}",
                 cancel.commits
+            ));
+        }
+    }
+}
+
+/// From a pivot there is no way back, so it does not start while a cancel that its commit could see is unread.
+fn pivot(evidence: &Evidence, broken: &mut Vec<String>) {
+    let begins = evidence.records.iter().find_map(|(number, record)| match record {
+        Record::Started { at, effect: Effect::Action, attempt: 1 } => {
+            let node = evidence.shape.find(at.parts().0)?;
+            (evidence.shape.nodes[node].kind == Kind::Pivot).then_some((*number as usize, at))
+        }
+        _ => None,
+    });
+    let Some((begins, at)) = begins else { return };
+    for cancel in evidence.cancels.iter().filter(|cancel| cancel.commits <= begins) {
+        let read_before = evidence.records.iter().any(|(number, record)| {
+            matches!(record, Record::Received { mail, .. } if *mail == cancel.mail)
+                && *number as usize <= begins
+        });
+        if !read_before {
+            broken.push(format!(
+                "commit {begins} starts {at}, the pivot, although a cancel was waiting to be read"
             ));
         }
     }

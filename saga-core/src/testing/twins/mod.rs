@@ -6,6 +6,7 @@ mod engine;
 mod sagas;
 mod store;
 mod stores;
+mod transactions;
 
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 #[test]
 fn the_sagas_themselves_are_sound() {
-    for saga in [sagas::linear(), sagas::pivot(), sagas::not_idempotent()] {
+    for saga in [sagas::linear(), sagas::pivot(), sagas::not_idempotent(), sagas::lent()] {
         println!("{}", sagas::explored(saga).run().unwrap());
     }
 }

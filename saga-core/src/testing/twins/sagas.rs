@@ -7,7 +7,8 @@ use super::super::explore::{Explore, explore};
 use super::super::ledger::Ledger;
 use crate::retry::Retry;
 use crate::saga::{Definition, Kind};
-use crate::step::{Cx, Step, StepError, step};
+use crate::step::{Cx, Step, StepError, step, transactional};
+use crate::testing::MemoryTx;
 
 pub(super) type Saga = Definition<Ledger, u64, u64>;
 
@@ -58,4 +59,25 @@ pub(super) fn not_idempotent() -> Saga {
     let charged = b.add(quick("charge").compensate(undo), order);
     let paid = b.add(quick("pay").not_idempotent().compensate(undo), charged);
     b.finish(paid).unwrap()
+}
+
+async fn write(cx: Cx<Ledger>, mut tx: MemoryTx, n: u64) -> Result<u64, StepError> {
+    cx.state().act_in(&mut tx, &cx, n + 1).await
+}
+
+async fn unwrite(cx: Cx<Ledger>, mut tx: MemoryTx, _: u64, _: u64) -> Result<(), StepError> {
+    cx.state().undo_in(&mut tx, &cx).await
+}
+
+/// Steps in transactions, the last of them beside one without.
+pub(super) fn lent() -> Saga {
+    let quickly = |step: Step<Ledger, u64, u64>| {
+        let retry = Retry::exponential().base(Duration::from_millis(100)).attempts(3);
+        step.retry(retry).attempt_timeout(Duration::from_millis(500))
+    };
+    let (mut b, order) = Definition::build::<Ledger, u64>("lent", 1);
+    let booked = b.add(quickly(transactional("book", write)).compensate_transactional(unwrite), order);
+    b.add(quick("reserve").compensate(undo), booked);
+    let ended = b.add(quickly(transactional("end", write)).compensate(undo), booked);
+    b.finish(ended).unwrap()
 }

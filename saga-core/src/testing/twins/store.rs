@@ -295,6 +295,23 @@ fn a_cancel_that_is_honoured_after_the_pivot() {
     assert!(found.contains("accepts a cancel after the pivot began"), "{found}");
 }
 
+/// Starts the pivot, whatever mail is waiting.
+struct StartsPivotsPastMail;
+
+#[async_trait]
+impl Habit for StartsPivotsPastMail {
+    async fn commit(&self, real: &dyn Store, fence: Fence, commits: &[Commit]) -> Result<Vec<CommitReply>> {
+        let blind: Vec<_> = commits.iter().map(|commit| Commit { pivot: false, ..commit.clone() }).collect();
+        real.commit(fence, &blind).await
+    }
+}
+
+#[test]
+fn a_pivot_that_starts_past_a_cancel() {
+    let found = found(sagas::pivot(), store(|| StartsPivotsPastMail));
+    assert!(found.contains("although a cancel was waiting to be read"), "{found}");
+}
+
 /// Wakes nobody: what waits is never due.
 struct NeverDue;
 
