@@ -67,7 +67,7 @@ async fn owned(store: &PostgresStore, fence: Fence, saga: &str) -> RunId {
 }
 
 fn go(run: RunId, number: u32) -> Commit {
-    Commit { run, number, body: "[]".into(), mail: Vec::new(), then: Then::Go }
+    Commit { run, number, body: "[]".into(), mail: Vec::new(), then: Then::Go, pivot: false }
 }
 
 fn everything(fence: Fence) -> Claim {

@@ -13,3 +13,6 @@ mod sqlite;
 #[cfg(feature = "sqlite")]
 mod start_in;
 mod takeover;
+#[cfg(feature = "sqlite")]
+mod transactional;
+mod unfit;

@@ -8,10 +8,10 @@ use tests::servers::{Postgres, postgres};
 
 use super::{Town, plays_worker};
 
-const SAGAS: usize = 300;
+pub(super) const SAGAS: usize = 300;
 
 /// Waits until this many more effects were applied.
-async fn until_more(town: &Town, effects: i64) {
+pub(super) async fn until_more(town: &Town, effects: i64) {
     let before = town.ledger.len().await;
     while town.ledger.len().await < before + effects {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -19,7 +19,7 @@ async fn until_more(town: &Town, effects: i64) {
 }
 
 /// What every run must have seen: some sagas were completed and some were undone.
-fn is_mixed(completed: usize) {
+pub(super) fn is_mixed(completed: usize) {
     assert!(
         completed > 0 && completed < SAGAS,
         "{completed} of {SAGAS} completed: the faults were not injected"
@@ -43,6 +43,29 @@ async fn two_workers_share_the_work_and_killing_one_loses_nothing() {
         started.extend(town.start(SAGAS * third / 3..SAGAS * (third + 1) / 3).await);
         victim = town.worker();
     }
+    is_mixed(town.check(&started).await);
+}
+
+/// Two processes on one file: one is killed again and again, wherever it is, and its sagas are the other's at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_of_one_sqlite_file_are_killed() {
+    if plays_worker().await {
+        return;
+    }
+    let mut rng = tests::seeded();
+    let services = postgres::fresh_database().await;
+    let dir = tempfile::tempdir().unwrap();
+    let town = Town::on_sqlite(&dir.path().join("sagas.db"), services.url()).await;
+    let _survivor = town.worker();
+    let mut victim = town.worker();
+    let mut started = town.start(0..SAGAS / 5).await;
+    for fifth in 1..5 {
+        until_more(&town, rng.random_range(1..60)).await;
+        victim.kill();
+        started.extend(town.start(SAGAS * fifth / 5..SAGAS * (fifth + 1) / 5).await);
+        victim = town.worker();
+    }
+    victim.kill();
     is_mixed(town.check(&started).await);
 }
 

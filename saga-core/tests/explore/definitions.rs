@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use saga_core::testing::Ledger;
-use saga_core::{Cx, Definition, Probed, Retry, Step, StepError, step};
+use saga_core::testing::{Ledger, MemoryTx};
+use saga_core::{Cx, Definition, Probed, Retry, Step, StepError, step, transactional};
 
 pub(super) type Explored = Definition<Ledger, u64, u64>;
 
@@ -104,6 +104,41 @@ pub(super) fn probed() -> Explored {
     let paid = b.add(quick("pay").not_idempotent().probe(settle).compensate(undo), charged);
     let (mut b, captured) = b.pivot(quick("capture").not_idempotent().probe(settle), paid);
     let shipped = b.add(quick("ship"), captured);
+    b.finish(shipped).unwrap()
+}
+
+async fn write(cx: Cx<Ledger>, mut tx: MemoryTx, n: u64) -> Result<u64, StepError> {
+    cx.state().act_in(&mut tx, &cx, n + 1).await
+}
+
+async fn unwrite(cx: Cx<Ledger>, mut tx: MemoryTx, n: u64, done: u64) -> Result<(), StepError> {
+    assert_eq!(done, n + 1, "a compensation is given its action's output");
+    cx.state().undo_in(&mut tx, &cx).await
+}
+
+fn lent(name: &str) -> Step<Ledger, u64, u64> {
+    let retry = Retry::exponential().base(Duration::from_millis(100)).attempts(3);
+    transactional(name, write).retry(retry).attempt_timeout(Duration::from_millis(500))
+}
+
+/// Steps in transactions: as the first, beside another branch of either kind, undone in a transaction and
+/// without one, and as the end.
+pub(super) fn transactional_steps() -> Explored {
+    let (mut b, order) = Definition::build::<Ledger, u64>("transactional", 1);
+    let booked = b.add(lent("book").compensate_transactional(unwrite), order);
+    let left = b.add(lent("left").compensate_transactional(unwrite), booked);
+    let right = b.add(quick("right").compensate(undo), booked);
+    let both = b.derive("both", sum, (left, right));
+    let end = b.add(lent("end").compensate(undo), both);
+    b.finish(end).unwrap()
+}
+
+/// Steps in transactions around the pivot, which is one itself.
+pub(super) fn transactional_pivot() -> Explored {
+    let (mut b, order) = Definition::build::<Ledger, u64>("transactional-pivot", 1);
+    let booked = b.add(lent("book").compensate_transactional(unwrite), order);
+    let (mut b, captured) = b.pivot(lent("capture"), booked);
+    let shipped = b.add(lent("ship").retry(Retry::forever().base(Duration::from_millis(100))), captured);
     b.finish(shipped).unwrap()
 }
 

@@ -50,6 +50,16 @@ fn probed() {
 }
 
 #[test]
+fn transactional_steps() {
+    explored(definitions::transactional_steps(), 1_400);
+}
+
+#[test]
+fn transactional_pivot() {
+    explored(definitions::transactional_pivot(), 1_400);
+}
+
+#[test]
 fn impatient() {
     explored(definitions::impatient(), 1_400);
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use saga_core::saga::Plan;
 use saga_core::saga::builder::{Compensable, Forward};
-use saga_core::{Builder, Cx, Definition, Output, Probed, Retry, Step, StepError, step};
+use saga_core::testing::MemoryTx;
+use saga_core::{Builder, Cx, Definition, Output, Probed, Retry, Step, StepError, step, transactional};
 
 /// A plan as a few numbers, so that a failing one can be made smaller.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ enum Nature {
     Nothing,
     Once,
     Probed,
+    /// In a transaction of its own.
+    Lent,
     /// A step for each of a few items.
     Each,
 }
@@ -37,6 +40,7 @@ pub(super) fn sketch() -> impl Strategy<Value = Sketch> {
         1 => Just(Nature::Nothing),
         1 => Just(Nature::Once),
         1 => Just(Nature::Probed),
+        2 => Just(Nature::Lent),
         1 => Just(Nature::Each),
     ];
     let before = proptest::collection::vec((any::<u16>(), nature), 1..6);
@@ -94,6 +98,7 @@ fn before(b: &mut Builder<(), u64, Compensable>, number: usize, reads: &[Value],
         Nature::Nothing => b.add(plain.no_compensation("nothing to undo"), reads),
         Nature::Once => b.add(plain.not_idempotent().compensate(undo), reads),
         Nature::Probed => b.add(plain.not_idempotent().probe(probe).compensate(undo), reads),
+        Nature::Lent => b.add(lent(&format!("s{number}")).compensate(undo), reads),
         Nature::Each => {
             let list = |_: &Vec<u64>| -> Vec<Vec<u64>> { unreachable!("the pure machine calls nothing") };
             let list = b.derive(format!("list{number}"), list, reads);
@@ -109,6 +114,14 @@ fn after(b: &mut Builder<(), u64, Forward>, number: usize, reads: &[Value]) -> V
 
 fn plain(name: &str) -> Step<(), Vec<u64>, u64> {
     step(name, act).retry(Retry::exponential().base(Duration::from_millis(10)).attempts(3))
+}
+
+fn lent(name: &str) -> Step<(), Vec<u64>, u64> {
+    transactional(name, act_in).retry(Retry::exponential().base(Duration::from_millis(10)).attempts(3))
+}
+
+async fn act_in(_: Cx<()>, _: MemoryTx, _: Vec<u64>) -> Result<u64, StepError> {
+    unreachable!("the pure machine calls nothing")
 }
 
 async fn act(_: Cx<()>, _: Vec<u64>) -> Result<u64, StepError> {

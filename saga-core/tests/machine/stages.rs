@@ -6,10 +6,12 @@ use saga_core::journal::{Cause, Contract, Effect, Failure, Outcome, Stage, Times
 
 use Effect::{Action, Compensation, Probe};
 
-const PLAIN: Contract = Contract { idempotent: true, undo_by_key: false, forward: false };
+const PLAIN: Contract =
+    Contract { idempotent: true, undo_by_key: false, forward: false, transactional: false };
 const BY_KEY: Contract = Contract { undo_by_key: true, ..PLAIN };
 const ONCE: Contract = Contract { idempotent: false, ..PLAIN };
 const FORWARD: Contract = Contract { forward: true, ..PLAIN };
+const LENT: Contract = Contract { transactional: true, ..PLAIN };
 
 fn why() -> Failure {
     Failure::new("why")
@@ -94,6 +96,9 @@ fn attempts_start() {
         legal(undoing(1), &Event::Started(Compensation, 2), contract, &undoing(2));
         legal(undo_due(2), &Event::Started(Compensation, 3), contract, &undoing(3));
     }
+    // It could only have told of an effect by its success.
+    legal(acting(2, false), &Event::Started(Action, 3), LENT, &acting(3, false));
+    legal(acting(2, true), &Event::Started(Action, 3), LENT, &acting(3, true));
     let by_key = Stage::Undoing { attempt: 1, output: None };
     legal(acting(1, false), &Event::Started(Compensation, 1), BY_KEY, &by_key);
     legal(due(1, true, 0), &Event::Started(Compensation, 1), BY_KEY, &by_key);
@@ -164,6 +169,7 @@ fn operators_decide_where_nothing_moves() {
     legal(doubt(), &skip, ONCE, &Stage::Left);
     // Where its worker died nothing is known.
     legal(acting(1, false), &retry, ONCE, &due(1, true, 0));
+    legal(acting(1, false), &retry, LENT, &due(1, false, 0));
     legal(acting(1, false), &resolve, ONCE, &Stage::Done(out()));
     legal(undo_stuck(3, Cause::CompensationRejected), &retry, PLAIN, &undo_due(3));
     legal(undo_stuck(3, Cause::CompensationRejected), &resolve, PLAIN, &Stage::Undone);

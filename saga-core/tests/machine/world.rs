@@ -137,6 +137,7 @@ impl<'a> World<'a> {
         let kind = self.chance(8);
         let idempotent = self.plan.nodes[node].idempotent;
         let forward = self.plan.nodes[node].contract().forward;
+        let transactional = self.plan.nodes[node].transactional;
         let truth = self.truth.entry((node, item)).or_default();
         let why = || Failure::new("by chance");
         match (effect, kind) {
@@ -147,6 +148,8 @@ impl<'a> World<'a> {
                 Outcome::NotApplied(why())
             }
             (_, 1) => Outcome::NotApplied(why()),
+            // What was rolled back is known to have had no effect.
+            (Effect::Action, 2 | 4) if transactional => Outcome::NotApplied(why()),
             (_, 2) => Outcome::Unknown(why()),
             (Effect::Action, _) if truth.closed => Outcome::Rejected(why()),
             // Who answers by key cannot reject what it has done. After the pivot it may, for a while.
@@ -169,7 +172,9 @@ impl<'a> World<'a> {
     /// The worker dies; what was under way may have happened. The next one has only the journal.
     fn crash(&mut self) {
         for (node, item, effect) in std::mem::take(&mut self.live) {
-            if self.chance(2) == 1 {
+            // The effect of a transactional step is there with its record or not at all.
+            let may_have = effect != Effect::Action || !self.plan.nodes[node].transactional;
+            if self.chance(2) == 1 && may_have {
                 self.outcome(node, item, effect);
             }
         }
