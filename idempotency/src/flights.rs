@@ -32,6 +32,10 @@ pub(crate) enum Boarding {
     /// The same request is ahead: wait, then look.
     Wait(watch::Receiver<()>),
     /// Another request is ahead under the same key.
+    #[cfg_attr(
+        not(any(feature = "postgres", feature = "sqlite")),
+        allow(dead_code, reason = "waited for by the fused guarantee only")
+    )]
     Other(watch::Receiver<()>),
 }
 

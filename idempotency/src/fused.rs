@@ -61,6 +61,7 @@ pub use tx::Tx;
 /// The fused guarantee on a store: see [the module](self).
 #[derive(Clone, Debug)]
 pub struct Fused<F> {
+    #[cfg_attr(not(feature = "http"), allow(dead_code, reason = "read by the layer"))]
     pub(crate) store: F,
 }
 
