@@ -221,6 +221,8 @@ const causes = {
   exhausted_after_pivot: "the step used up its attempts after the pivot",
   deadly: "the workers that run it die",
   child_in_pieces: "a child saga was ended partially compensated",
+  misused: "the step's code ended the transaction that it was lent",
+  unfit: "the journal does not fit the plan",
   malformed: "a payload does not read as the type the code expects",
 };
 const sentence = (text) => text[0].toUpperCase() + text.slice(1) + ".";
