@@ -1,8 +1,8 @@
 //! The two kinds of database connection an outbox or inbox can live on.
 
-use crate::Message;
 use crate::error::Result;
 use crate::inbox::store::InboxStore;
+use crate::{Message, Outbox};
 use sqlx::{PgConnection, SqliteConnection};
 
 /// A connection that events can be enqueued on: [`PgConnection`] or [`SqliteConnection`].
@@ -26,7 +26,11 @@ pub(crate) mod sealed {
     /// What each database does in its own SQL.
     pub trait Store: InboxStore + Send {
         /// Inserts the messages in the order given.
-        fn insert(&mut self, messages: &[Message]) -> impl Future<Output = Result<()>> + Send;
+        fn insert(
+            &mut self,
+            outbox: &Outbox,
+            messages: &[Message],
+        ) -> impl Future<Output = Result<()>> + Send;
         /// Applies what is missing of its own list of migrations, under a lock.
         fn migrate(&mut self) -> impl Future<Output = Result<Vec<&'static Migration>>> + Send;
         /// The number of the last migration applied, 0 without any.

@@ -19,6 +19,10 @@ pub enum Error {
         problem: String,
     },
 
+    /// The description of an [`Outbox`](crate::Outbox) makes no sense; the caller's code is at fault.
+    #[error("{0}")]
+    Table(String),
+
     /// Another owner has been assigned this partition since; drop the batch and its transaction.
     #[error("partition {partition} of {topic:?} has another owner now: epoch {epoch} is fenced")]
     Fenced {

@@ -40,11 +40,13 @@ mod error;
 pub mod inbox;
 mod message;
 pub mod migrations;
+mod notifier;
 
 pub use connection::Connection;
-pub use enqueue::{enqueue, enqueue_all};
+pub use enqueue::{Builder, Outbox, enqueue, enqueue_all};
 pub use error::{Error, Result};
 pub use inbox::{Assignment, Inbox, ParkedRecord, Place, Release};
 pub use message::{Message, NAME_BYTES_MAX};
 pub use migrations::{check_schema, migrate};
+pub use notifier::{CHANNEL, Notifier};
 pub use {sqlx, uuid};

@@ -182,6 +182,10 @@ impl Message {
         Ok(())
     }
 
+    pub(crate) fn is_sequenced(&self) -> bool {
+        self.order == KeyOrder::Sequence
+    }
+
     pub(crate) fn headers_json(&self) -> Option<String> {
         (!self.headers.is_empty())
             .then(|| serde_json::to_string(&self.headers).expect("a map of strings is always JSON"))

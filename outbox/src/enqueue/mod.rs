@@ -1,7 +1,11 @@
 //! Writing events in the caller's transaction.
 
+mod outbox;
 mod postgres;
+mod sql;
 mod sqlite;
+
+pub use outbox::{Builder, Outbox};
 
 use crate::connection::Connection;
 use crate::error::Result;
@@ -31,7 +35,7 @@ use crate::message::Message;
 ///
 /// Dropping the future leaves the statement's fate open; drop the transaction with it.
 pub async fn enqueue<C: Connection>(connection: &mut C, message: Message) -> Result<()> {
-    enqueue_all(connection, std::slice::from_ref(&message)).await
+    Outbox::standard().enqueue(connection, message).await
 }
 
 /// Writes several events in the order given, as [`enqueue`] does, in one statement unless one of
@@ -41,8 +45,5 @@ pub async fn enqueue<C: Connection>(connection: &mut C, message: Message) -> Res
 ///
 /// As [`enqueue`]; an invalid message is refused before any is written.
 pub async fn enqueue_all<C: Connection>(connection: &mut C, messages: &[Message]) -> Result<()> {
-    for message in messages {
-        message.check()?;
-    }
-    if messages.is_empty() { Ok(()) } else { connection.insert(messages).await }
+    Outbox::standard().enqueue_all(connection, messages).await
 }

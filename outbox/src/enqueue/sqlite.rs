@@ -1,26 +1,23 @@
 //! Enqueueing on SQLite, whose single writer makes `seq` the order of commits.
 
+use super::Outbox;
 use crate::connection::sealed::Store;
 use crate::error::Result;
 use crate::message::{KeyOrder, Message};
 use crate::migrations::{self, Migration};
-use sqlx::SqliteConnection;
-
-const INSERT: &str = "INSERT INTO outbox_event \
-    (id, aggregatetype, aggregateid, type, payload, headers, tracingspancontext, key_seq) \
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+use sqlx::{AssertSqlSafe, SqliteConnection};
 
 const NEXT_IN_KEY: &str = "INSERT INTO outbox_key (aggregatetype, aggregateid, last_seq) VALUES (?1, ?2, 1) \
     ON CONFLICT (aggregatetype, aggregateid) DO UPDATE SET last_seq = last_seq + 1 RETURNING last_seq";
 
 impl Store for SqliteConnection {
-    async fn insert(&mut self, messages: &[Message]) -> Result<()> {
+    async fn insert(&mut self, outbox: &Outbox, messages: &[Message]) -> Result<()> {
         for message in messages {
             let key_seq = match message.order {
                 KeyOrder::Callers | KeyOrder::Lock => None,
                 KeyOrder::Sequence => Some(next_in_key(self, message).await?),
             };
-            sqlx::query(INSERT)
+            sqlx::query(AssertSqlSafe(outbox.sql.sqlite.as_str()))
                 .bind(message.id.hyphenated())
                 .bind(&message.aggregate_type)
                 .bind(&message.aggregate_id)

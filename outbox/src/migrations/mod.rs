@@ -36,6 +36,7 @@ pub const POSTGRES: &[Migration] = &[
     migration!(1, "postgres", "event"),
     migration!(2, "postgres", "inbox"),
     migration!(3, "postgres", "relay"),
+    migration!(4, "postgres", "slot"),
 ];
 
 /// The SQLite migrations.
