@@ -1,7 +1,9 @@
 //! Apache Kafka: one process that is broker and controller (KRaft), from the project's own jars.
 
+pub mod guarded;
+
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -16,6 +18,7 @@ use rustix::process::Signal;
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
+use self::guarded::Guard;
 use super::home::Home;
 use super::port::free_port;
 use super::supervised::{Exited, Supervised};
@@ -25,8 +28,10 @@ use crate::proxy::Proxy;
 const VERSION: &str = "4.3.0";
 
 /// A small heap, and no time spent on optimising code that runs for seconds.
-const JAVA: &[&str] =
-    &["-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-cp"];
+const SMALL: &[&str] =
+    &["-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData"];
+/// As in production, for measuring.
+const TUNED: &[&str] = &["-Xms1g", "-Xmx1g", "-XX:+UseParallelGC", "-XX:-UsePerfData"];
 
 const SETTINGS: &[(&str, &str)] = &[
     ("process.roles", "broker,controller"),
@@ -55,6 +60,7 @@ pub struct Kafka {
     server: Supervised,
     ports: Ports,
     settings: Vec<(String, String)>,
+    machine: &'static [&'static str],
 }
 
 /// Kafka tells its clients where to connect, so a proxy only helps if the broker names it: a second listener
@@ -64,6 +70,13 @@ struct Ports {
     client: u16,
     controller: u16,
     proxied: Option<(u16, SocketAddr)>,
+    guarded: Option<(u16, Guard)>,
+}
+
+impl Ports {
+    fn free() -> Self {
+        Self { client: free_port(), controller: free_port(), proxied: None, guarded: None }
+    }
 }
 
 impl Kafka {
@@ -74,9 +87,36 @@ impl Kafka {
 
     /// The same with further settings, as `message.max.bytes = 1000`; they win over ours.
     pub async fn start_with(settings: &[(&str, &str)]) -> Self {
+        Self::start_on(SMALL, settings).await
+    }
+
+    /// A broker to be measured: with memory, and with a compiler that takes its time.
+    pub async fn start_tuned() -> Self {
+        Self::start_on(TUNED, &[]).await
+    }
+
+    async fn start_on(machine: &'static [&'static str], settings: &[(&str, &str)]) -> Self {
         loop {
-            let ports = Ports { client: free_port(), controller: free_port(), proxied: None };
-            if let Some(kafka) = Self::try_start(ports, settings).await {
+            if let Some(kafka) = Self::try_start(Ports::free(), machine, settings).await {
+                return kafka;
+            }
+        }
+    }
+
+    /// A broker that also listens where it asks who is there ([`guarded`]): by SASL alone.
+    pub async fn start_guarded() -> Self {
+        Self::start_guarded_by(Guard::Plain).await
+    }
+
+    /// The same over TLS; [`Self::certificate`] is to be trusted.
+    pub async fn start_guarded_by_tls() -> Self {
+        Self::start_guarded_by(Guard::Tls).await
+    }
+
+    async fn start_guarded_by(guard: Guard) -> Self {
+        loop {
+            let ports = Ports { guarded: Some((free_port(), guard)), ..Ports::free() };
+            if let Some(kafka) = Self::try_start(ports, SMALL, &[]).await {
                 return kafka;
             }
         }
@@ -89,8 +129,8 @@ impl Kafka {
             let behind = free_port();
             let proxy = Proxy::start(behind).await;
             let proxied = Some((behind, proxy.address()));
-            let ports = Ports { client: free_port(), controller: free_port(), proxied };
-            if let Some(kafka) = Self::try_start(ports, &[]).await {
+            let ports = Ports { proxied, ..Ports::free() };
+            if let Some(kafka) = Self::try_start(ports, SMALL, &[]).await {
                 return (kafka, proxy);
             }
         }
@@ -99,6 +139,17 @@ impl Kafka {
     /// `host:port` for clients. It stays the same over restarts.
     pub fn bootstrap(&self) -> String {
         format!("127.0.0.1:{}", self.ports.client)
+    }
+
+    /// `host:port` of the guarded listener.
+    pub fn guarded_bootstrap(&self) -> String {
+        let (port, _) = self.ports.guarded.expect("the broker was started with a guarded listener");
+        format!("localhost:{port}")
+    }
+
+    /// The file with the certificate of the guarded listener.
+    pub fn certificate(&self) -> PathBuf {
+        guarded::certificate(self.server.home().dir())
     }
 
     /// The broker's process id.
@@ -143,11 +194,15 @@ impl Kafka {
     }
 
     /// None if one of the ports was taken meanwhile.
-    async fn try_start(ports: Ports, settings: &[(&str, &str)]) -> Option<Self> {
+    async fn try_start(
+        ports: Ports,
+        machine: &'static [&'static str],
+        settings: &[(&str, &str)],
+    ) -> Option<Self> {
         let settings =
             settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let home = Home::new("kafka");
-        let mut kafka = Self { server: Supervised::new("Kafka", home), ports, settings };
+        let mut kafka = Self { server: Supervised::new("Kafka", home), ports, settings, machine };
         kafka.format();
         match kafka.launch().await {
             Ok(()) => Some(kafka),
@@ -159,12 +214,13 @@ impl Kafka {
     fn format(&self) {
         std::fs::write(self.properties(), self.render()).expect("the server's directory can be written");
         let cluster = BASE64_URL_SAFE_NO_PAD.encode(Uuid::new_v4().as_bytes());
-        let output = java("kafka.tools.StorageTool")
-            .args(["format", "-t", &cluster, "-c"])
-            .arg(self.properties())
-            .stdin(Stdio::null())
-            .output()
-            .expect("java can be started");
+        let mut format = java(SMALL, "kafka.tools.StorageTool");
+        format.args(["format", "-t", &cluster, "-c"]).arg(self.properties()).stdin(Stdio::null());
+        if let Some((_, guard)) = self.ports.guarded {
+            guard.certify(self.server.home().dir());
+            guard.format(&mut format);
+        }
+        let output = format.output().expect("java can be started");
         assert!(
             output.status.success(),
             "Kafka's storage is not formatted: {}",
@@ -173,7 +229,7 @@ impl Kafka {
     }
 
     fn render(&self) -> String {
-        let Ports { client, controller, proxied } = self.ports;
+        let Ports { client, controller, proxied, guarded } = self.ports;
         let mut listeners = format!("CLIENT://127.0.0.1:{client},CONTROLLER://127.0.0.1:{controller}");
         let mut advertised = format!("CLIENT://127.0.0.1:{client}");
         let mut protocols = "CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT".to_owned();
@@ -182,7 +238,15 @@ impl Kafka {
             advertised += &format!(",PROXIED://{proxy}");
             protocols += ",PROXIED:PLAINTEXT";
         }
-        let data = self.server.home().dir().join("data");
+        let home = self.server.home().dir();
+        let mut given = self.settings.clone();
+        if let Some((port, guard)) = guarded {
+            listeners += &format!(",GUARDED://127.0.0.1:{port}");
+            advertised += &format!(",GUARDED://localhost:{port}");
+            protocols += &format!(",GUARDED:{}", guard.protocol());
+            given.extend(guard.settings(home));
+        }
+        let data = home.join("data");
         let own = [
             ("listeners", listeners),
             ("advertised.listeners", advertised),
@@ -192,7 +256,7 @@ impl Kafka {
         ];
         let fixed = SETTINGS.iter().map(|(name, value)| format!("{name}={value}\n"));
         let own = own.iter().map(|(name, value)| format!("{name}={value}\n"));
-        let given = self.settings.iter().map(|(name, value)| format!("{name}={value}\n"));
+        let given = given.iter().map(|(name, value)| format!("{name}={value}\n"));
         fixed.chain(own).chain(given).collect()
     }
 
@@ -201,7 +265,7 @@ impl Kafka {
     }
 
     async fn launch(&mut self) -> Result<(), Exited> {
-        let mut command = java("kafka.Kafka");
+        let mut command = java(self.machine, "kafka.Kafka");
         command.arg(self.properties());
         self.server.spawn(&mut command);
         let bootstrap = self.bootstrap();
@@ -267,12 +331,14 @@ fn every_leader_is_there(metadata: &Metadata) -> bool {
     !metadata.brokers().is_empty() && partitions().all(|partition| partition.leader() >= 0)
 }
 
-fn java(class: &str) -> Command {
-    let java =
-        std::env::var_os("JAVA_HOME").map_or_else(|| "java".into(), |home| Path::new(&home).join("bin/java"));
-    let mut command = Command::new(java);
-    command.args(JAVA).arg(jars().join("*")).arg(class);
+fn java(machine: &[&str], class: &str) -> Command {
+    let mut command = Command::new(java_home().map_or_else(|| "java".into(), |home| home.join("bin/java")));
+    command.args(machine).arg("-cp").arg(jars().join("*")).arg(class);
     command
+}
+
+fn java_home() -> Option<PathBuf> {
+    std::env::var_os("JAVA_HOME").map(PathBuf::from)
 }
 
 /// Where the jars are: `TEST_KAFKA_JARS`, else the cache that `scripts/test` fills.

@@ -74,6 +74,11 @@ impl Postgres {
         self.port
     }
 
+    /// The path of one of the programs that belong to the server, such as `pg_recvlogical`.
+    pub fn program(name: &str) -> PathBuf {
+        programs().join(name)
+    }
+
     /// The process id of the postmaster.
     pub fn pid(&self) -> u32 {
         self.server.pid()
