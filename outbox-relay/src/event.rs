@@ -87,4 +87,6 @@ pub struct Park {
     pub key: Key,
     /// Why.
     pub reason: String,
+    /// The event itself; `None` where parked events are only listed.
+    pub event: Option<Box<Event>>,
 }

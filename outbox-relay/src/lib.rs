@@ -49,6 +49,7 @@ pub mod sink;
 pub mod source;
 pub mod stats;
 mod tail;
+mod telemetry;
 mod window;
 
 pub use consumer::{Consumer, ConsumerSettings, HandlerError, Received, handler};

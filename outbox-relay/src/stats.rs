@@ -19,6 +19,8 @@ pub struct Stats {
     pub acknowledgements: Counter,
     /// Rows removed.
     pub swept: Counter,
+    /// Looks for new events that a notification brought forward.
+    pub woken: Counter,
     /// Times this relay took the lease.
     pub taken_over: Counter,
     /// Times it stopped because of an error, and began again.
@@ -31,12 +33,72 @@ pub struct Stats {
     /// against this machine's.
     pub lag_ms: Gauge,
     leading: AtomicBool,
+    streaming: AtomicBool,
+}
+
+/// One of the numbers, with its name and what it means.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Number<T> {
+    /// In lower case, with underscores.
+    pub name: &'static str,
+    /// One sentence.
+    pub help: &'static str,
+    /// The number now.
+    pub value: T,
 }
 
 impl Stats {
+    /// All counters, always in the same order.
+    pub fn counters(&self) -> [Number<u64>; 10] {
+        let number = |name, help, counter: &Counter| Number { name, help, value: counter.get() };
+        [
+            number("published", "Events the broker has acknowledged.", &self.published),
+            number(
+                "already_there",
+                "Events found in a topic after a crash, and not sent again.",
+                &self.already_there,
+            ),
+            number("parked", "Events set aside, successors of their keys included.", &self.parked),
+            number("released", "Parked events published after their release.", &self.released),
+            number("retried", "Sends that failed and were repeated.", &self.retried),
+            number("acknowledgements", "Acknowledgements made durable.", &self.acknowledgements),
+            number("swept_rows", "Done rows removed.", &self.swept),
+            number("wake_ups", "Looks for new events that a notification brought forward.", &self.woken),
+            number("takeovers", "Times this relay took the lease.", &self.taken_over),
+            number("restarts", "Times it began again after an error.", &self.restarts),
+        ]
+    }
+
+    /// All gauges, always in the same order.
+    pub fn gauges(&self) -> [Number<f64>; 5] {
+        let number = |name, help, value| Number { name, help, value };
+        let one_if = |holds| f64::from(u8::from(holds));
+        let lag = if self.in_window.get() == 0 { 0.0 } else { self.lag_ms.get() as f64 / 1e3 };
+        [
+            number("in_window", "Events read and not yet done.", self.in_window.get() as f64),
+            number("parked_keys", "Keys with parked events.", self.parked_keys.get() as f64),
+            number("publish_lag_seconds", "Age of the event published last, while there are more.", lag),
+            number("leading", "1 if this relay holds the lease.", one_if(self.is_leading())),
+            number(
+                "streaming",
+                "1 if events are read from the write-ahead log, 0 if the table is polled.",
+                one_if(self.is_streaming()),
+            ),
+        ]
+    }
+
     /// Whether this relay holds the lease and publishes; a standby does not.
     pub fn is_leading(&self) -> bool {
         self.leading.load(Ordering::Relaxed)
+    }
+
+    /// Whether events are read from the database's log just now, rather than looked for in the table.
+    pub fn is_streaming(&self) -> bool {
+        self.streaming.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_streaming(&self, streaming: bool) {
+        self.streaming.store(streaming, Ordering::Relaxed);
     }
 
     pub(crate) fn set_leading(&self, leading: bool) {
@@ -52,6 +114,11 @@ impl Counter {
     /// The number now.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+
+    /// To a number that is counted elsewhere.
+    pub(crate) fn raise(&self, to: u64) {
+        self.0.fetch_max(to, Ordering::Relaxed);
     }
 
     pub(crate) fn add(&self, more: u64) {

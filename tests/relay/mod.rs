@@ -4,11 +4,18 @@
 //! taking turns. [`history`] compares what was committed with what lies in the topic; it knows nothing of how
 //! the relay works, and its own table of broken histories shows what it catches.
 
+mod bloat;
 mod faults;
+mod guarded;
 mod history;
 mod naive;
 mod parked;
+mod running;
 mod shop;
+mod sidecar;
+mod slot_only;
+mod storm;
+mod streaming;
 
 use std::time::Duration;
 

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 pub(super) fn check(config: &Config) -> Result<ExitCode, Failed> {
     print!("{}", toml::to_string_pretty(&hidden(config))?);
     super::source::kind(config)?;
+    config.table().check()?;
     outbox_relay::KafkaSink::with_settings(config.kafka())?;
     Ok(ExitCode::SUCCESS)
 }

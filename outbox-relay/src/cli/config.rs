@@ -34,6 +34,14 @@ pub(super) struct Source {
     /// The longest wait between two looks for new events.
     #[serde(with = "duration")]
     pub(super) poll: Duration,
+    /// Postgres: whether to stream from the write-ahead log where the server allows it.
+    pub(super) stream: bool,
+    /// Postgres: whether to listen for `outbox::Notifier`. Not behind PgBouncer.
+    pub(super) listen: bool,
+    /// Postgres, a table without `seq` and `xid`: the replication slot to read; "" for one of our own.
+    pub(super) slot: String,
+    /// Postgres: the publication to stream; "" for one of our own.
+    pub(super) publication: String,
     /// Postgres: how long done rows are kept, for `replay` and `verify`.
     #[serde(with = "duration")]
     pub(super) keep: Duration,
@@ -97,6 +105,10 @@ impl Default for Source {
             table: Table::default().name,
             columns: HashMap::new(),
             poll: Duration::from_millis(20),
+            stream: true,
+            listen: true,
+            slot: String::new(),
+            publication: String::new(),
             keep: Duration::ZERO,
         }
     }

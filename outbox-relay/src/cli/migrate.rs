@@ -7,16 +7,17 @@ use outbox::migrations::{Migration, POSTGRES, SQLITE};
 use outbox::sqlx::{AssertSqlSafe, Connection as _, PgConnection, SqliteConnection, raw_sql};
 use std::process::ExitCode;
 
-pub(super) async fn migrate(config: &Config, print: bool) -> Result<ExitCode, Failed> {
+pub(super) async fn migrate(config: &Config, print: bool, own: bool) -> Result<ExitCode, Failed> {
     let kind = kind(config)?;
     let table = config.table();
-    let own_table = table == Default::default();
+    // `outbox.event` is made with all its columns.
+    let complete = own || table == Default::default();
     if print {
         match kind {
             Kind::Postgres(_) => {
                 println!("CREATE SCHEMA IF NOT EXISTS outbox;\n");
                 show(POSTGRES);
-                if !own_table {
+                if !complete {
                     println!("{}", table.additions()?);
                 }
             }
@@ -28,7 +29,7 @@ pub(super) async fn migrate(config: &Config, print: bool) -> Result<ExitCode, Fa
         Kind::Postgres(url) => {
             let mut connection = PgConnection::connect(url).await?;
             let applied = outbox::migrate(&mut connection).await?;
-            if !own_table {
+            if !complete {
                 raw_sql(AssertSqlSafe(table.additions()?)).execute(&mut connection).await?;
                 println!("{} has what polling needs", table.name);
             }

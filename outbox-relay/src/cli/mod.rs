@@ -11,6 +11,7 @@ mod parked;
 mod replay;
 mod run;
 mod source;
+mod telemetry;
 mod verify;
 
 use clap::{Parser, Subcommand};
@@ -67,6 +68,10 @@ enum Verb {
         /// Print the SQL instead of running it.
         #[arg(long)]
         print: bool,
+        /// Only the relay's own tables. A table without `seq` and `xid` is then streamed, through a
+        /// replication slot that lasts, and never polled.
+        #[arg(long)]
+        own: bool,
     },
     /// Examine database and broker, and say what to do. Exits with 1 if the relay cannot work.
     Doctor,
@@ -99,7 +104,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failed> {
     match arguments.verb {
         Verb::Run => run::run(config).await,
         Verb::Check => check::check(&config),
-        Verb::Migrate { print } => migrate::migrate(&config, print).await,
+        Verb::Migrate { print, own } => migrate::migrate(&config, print, own).await,
         Verb::Doctor => doctor::doctor(&config).await,
         Verb::Verify { json } => verify::verify(&config, json).await,
         Verb::Replay { from, to } => replay::replay(&config, from, to).await,

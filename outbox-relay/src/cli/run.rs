@@ -2,7 +2,7 @@
 
 use super::Failed;
 use super::config::{Config, Log};
-use super::http;
+use super::{http, telemetry};
 use outbox_relay::tokio_util::sync::CancellationToken;
 use outbox_relay::{KafkaSink, Relay};
 use std::process::ExitCode;
@@ -11,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 pub(super) async fn run(config: Config) -> Result<ExitCode, Failed> {
     start_log(&config.log)?;
+    let _telemetry = telemetry::start()?;
     let sink = KafkaSink::with_settings(config.kafka())?;
     let source = super::source::open(&config).await?;
     let relay = Relay::between(source, Box::new(sink)).settings(config.relay());

@@ -30,13 +30,21 @@ pub(super) fn kind(config: &Config) -> Result<Kind<'_>, Failed> {
 
 pub(super) async fn postgres(config: &Config) -> Result<PostgresSource, Failed> {
     match kind(config)? {
-        Kind::Postgres(url) => Ok(PostgresSource::connect(url)
-            .await?
-            .table(config.table())
-            .poll_every(config.source.poll)
-            .keep(config.source.keep)),
+        Kind::Postgres(url) => {
+            config.table().check()?;
+            Ok(fitted(PostgresSource::connect(url).await?, config))
+        }
         Kind::Sqlite(_) => Err("this verb works on Postgres only: SQLite keeps no rows that are done".into()),
     }
+}
+
+fn fitted(source: PostgresSource, config: &Config) -> PostgresSource {
+    let given = &config.source;
+    let mut source = source.table(config.table()).poll_every(given.poll).keep(given.keep);
+    source = if given.stream { source } else { source.never_stream() };
+    source = if given.listen { source } else { source.never_listen() };
+    source = if given.slot.is_empty() { source } else { source.slot(&given.slot) };
+    if given.publication.is_empty() { source } else { source.publication(&given.publication) }
 }
 
 pub(super) async fn open(config: &Config) -> Result<Arc<dyn Source>, Failed> {

@@ -4,7 +4,10 @@ use super::handler::{Handler, HandlerError};
 use super::poller::{Applied, Batch};
 use super::{ConsumerStats, Database, Received};
 use crate::error::{Error, Result};
+use crate::telemetry;
+use opentelemetry::trace::SpanKind;
 use outbox::{Assignment, Inbox};
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -246,9 +249,12 @@ impl<D: Database, H: Handler<D::Connection>> Worker<D, H> {
         let (database, inbox, handler) = (self.database.clone(), self.inbox.clone(), self.handler.clone());
         let (at, parked) = (assignment.clone(), self.parked(assignment));
         whole(async move {
+            let records = &piece.records[piece.from..piece.upto];
+            let written_in = records.iter().map(|record| record.header("traceparent").map(Cow::Borrowed));
+            // Ends when it is dropped, with the transaction.
+            let _span = telemetry::batch(SpanKind::Consumer, "process", &at.topic, written_in);
             let mut tx = database.begin().await?;
             let next = inbox.enter(&mut *tx, &at).await?.unwrap_or(0);
-            let records = &piece.records[piece.from..piece.upto];
             let is_parked = |record: &Received| piece.park.is_some() || parked.contains(&record.key);
             let ids: Vec<Uuid> = records
                 .iter()

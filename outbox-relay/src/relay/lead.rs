@@ -7,7 +7,8 @@ use crate::lease::{Trust, Watch, now};
 use crate::source::Source;
 use crate::stats::Stats;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// The lease while it is held.
@@ -19,9 +20,40 @@ pub(super) struct Lead {
     pub(super) lost: CancellationToken,
     /// Cancelled when this leadership is over, for its tasks.
     pub(super) over: CancellationToken,
+    /// When a large page was read last, in milliseconds of the lease's clock.
+    large_page_ms: Arc<AtomicU64>,
 }
 
+/// A page of so many events says that there are more.
+const LARGE_PAGE: usize = 256;
+/// A backlog is over when no large page was read for so long.
+const BACKLOG_OVER: Duration = Duration::from_millis(200);
+/// While it lasts, so much of the time is left to publishing for each part that goes into sweeping.
+const PUBLISHING_PER_SWEEPING: u32 = 7;
+
 impl Lead {
+    fn new(epoch: i64, trust: Trust) -> Self {
+        Self {
+            epoch,
+            trust,
+            lost: CancellationToken::new(),
+            over: CancellationToken::new(),
+            large_page_ms: Arc::default(),
+        }
+    }
+
+    /// A page of so many events was read.
+    pub(super) fn read(&self, events: usize) {
+        if events >= LARGE_PAGE {
+            self.large_page_ms.store(now().as_millis() as u64, Ordering::Relaxed);
+        }
+    }
+
+    fn catches_up(&self) -> bool {
+        let read = Duration::from_millis(self.large_page_ms.load(Ordering::Relaxed));
+        now().saturating_sub(read) < BACKLOG_OVER
+    }
+
     pub(super) fn fenced(&self, source: &dyn Source) -> Error {
         Error::Fenced { outbox: source.name().to_owned(), epoch: self.epoch }
     }
@@ -33,7 +65,7 @@ impl Relay {
         let source = self.source.clone();
         whole(async move { source.prepare().await }).await?;
         let Some((epoch, trust)) = self.wait_for_lease(stop).await? else { return Ok(()) };
-        let lead = Lead { epoch, trust, lost: CancellationToken::new(), over: CancellationToken::new() };
+        let lead = Lead::new(epoch, trust);
         let over = lead.over.clone().drop_guard();
         tokio::spawn(keep(self.source.clone(), lead.clone(), self.settings.lease));
         tokio::spawn(sweep(self.source.clone(), lead.clone(), self.stats.clone()));
@@ -109,22 +141,27 @@ async fn keep(source: Arc<dyn Source>, lead: Lead, lease: Duration) {
     }
 }
 
-/// Removes rows that are done.
+/// Removes rows that are done. Publishing goes first: while it catches up, sweeping takes a small part of
+/// the time, which is still more than writers can fill.
 async fn sweep(source: Arc<dyn Source>, lead: Lead, stats: Arc<Stats>) {
     const IDLE: Duration = Duration::from_secs(1);
     while !lead.over.is_cancelled() && !lead.lost.is_cancelled() {
-        match source.sweep(lead.epoch).await {
-            Ok(0) => {}
+        let begin = Instant::now();
+        let pause = match source.sweep(lead.epoch).await {
+            Ok(0) => IDLE,
             Ok(rows) => {
                 stats.swept.add(rows);
-                continue;
+                if lead.catches_up() { begin.elapsed() * PUBLISHING_PER_SWEEPING } else { Duration::ZERO }
             }
             Err(Error::Fenced { .. }) => return,
-            Err(error) => tracing::warn!(%error, "done rows could not be removed"),
-        }
+            Err(error) => {
+                tracing::warn!(%error, "done rows could not be removed");
+                IDLE
+            }
+        };
         tokio::select! {
             () = lead.over.cancelled() => return,
-            () = tokio::time::sleep(IDLE) => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
 }

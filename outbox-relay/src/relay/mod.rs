@@ -21,6 +21,7 @@
 //! producer gives a record up before the lease can end. What arrives twice nevertheless has the same
 //! id, and an inbox skips it.
 
+mod admission;
 mod lead;
 mod pump;
 mod settings;
@@ -110,6 +111,7 @@ impl Relay {
     /// finds in the topics what was not acknowledged here.
     pub async fn run(mut self, stop: CancellationToken) -> Result<()> {
         self.settings.check(self.sink.longest_in_flight())?;
+        crate::telemetry::observe(&self.stats, self.source.name());
         let mut pause = Duration::ZERO;
         loop {
             let taken_before = self.stats.taken_over.get();

@@ -8,14 +8,15 @@
 use super::lead::Lead;
 use super::{Relay, RelaySettings, whole};
 use crate::error::Result;
-use crate::event::{Event, Key, Page};
+use crate::event::{Key, Page};
 use crate::lease::now;
 use crate::route::Router;
 use crate::sink::{Delivery, Failure, Sink};
 use crate::source::{Ack, Source};
 use crate::stats::Stats;
 use crate::tail::Tails;
-use crate::window::{Origin, Ticket, Window};
+use crate::telemetry::Pages;
+use crate::window::{Ticket, Window};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
@@ -27,27 +28,28 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// How often to look for released keys, while any key is parked.
-const LOOK_AT_PARKED_EVERY: Duration = Duration::from_millis(500);
+pub(super) const LOOK_AT_PARKED_EVERY: Duration = Duration::from_millis(500);
 
 pub(super) struct Pump<'a> {
-    source: Arc<dyn Source>,
-    sink: &'a mut dyn Sink,
-    settings: &'a RelaySettings,
-    stats: &'a Stats,
-    lead: &'a Lead,
-    router: Router,
-    window: Window,
-    tails: Tails,
+    pub(super) source: Arc<dyn Source>,
+    pub(super) sink: &'a mut dyn Sink,
+    pub(super) settings: &'a RelaySettings,
+    pub(super) stats: &'a Stats,
+    pub(super) lead: &'a Lead,
+    pub(super) router: Router,
+    pub(super) window: Window,
+    pub(super) tails: Tails,
+    pub(super) spans: Pages,
     /// Events found in the topics, not read from the source yet.
-    found: HashSet<Uuid>,
-    parked: HashSet<Key>,
+    pub(super) found: HashSet<Uuid>,
+    pub(super) parked: HashSet<Key>,
     /// When to send again what failed.
-    again: BinaryHeap<Reverse<(Instant, Ticket)>>,
+    pub(super) again: BinaryHeap<Reverse<(Instant, Ticket)>>,
     /// Since when the topics of these are refused.
-    refused: HashMap<Ticket, Instant>,
-    acknowledging: Option<JoinHandle<Result<()>>>,
-    acknowledged_at: Instant,
-    looked_at_parked: Instant,
+    pub(super) refused: HashMap<Ticket, Instant>,
+    pub(super) acknowledging: Option<JoinHandle<Result<()>>>,
+    pub(super) acknowledged_at: Instant,
+    pub(super) looked_at_parked: Instant,
 }
 
 impl<'a> Pump<'a> {
@@ -61,6 +63,7 @@ impl<'a> Pump<'a> {
         if !found.is_empty() {
             tracing::info!(events = found.len(), "found in the topics, beyond what is acknowledged");
         }
+        let spans = Pages::new(source.name());
         let (pages_in, mut pages) = mpsc::channel(1);
         let reader = tokio::spawn(read(source.clone(), relay.settings.page_events, pages_in));
         let mut pump = Self {
@@ -72,6 +75,7 @@ impl<'a> Pump<'a> {
             router: Router::new(relay.settings.routes.clone()),
             window: Window::default(),
             tails: Tails::new(resumed.tail),
+            spans,
             found,
             parked: resumed.parked,
             again: BinaryHeap::new(),
@@ -109,6 +113,8 @@ impl<'a> Pump<'a> {
             self.acknowledge();
             self.stats.in_window.set(self.window.undone());
             self.stats.parked_keys.set(self.parked.len());
+            self.stats.set_streaming(self.source.is_streaming());
+            self.stats.woken.raise(self.source.woken());
             let idle = self.window.len() == 0 && self.acknowledging.is_none();
             if leave_at.is_some_and(|at| idle || at <= Instant::now()) {
                 return Ok(());
@@ -158,64 +164,8 @@ impl<'a> Pump<'a> {
         leave_at.map_or(at, |leave| at.min(leave))
     }
 
-    async fn admit(&mut self, page: Page) -> Result<()> {
-        for event in page.events {
-            self.admit_one(event, Origin::Source).await?;
-        }
-        if let Some(mark) = page.mark {
-            self.window.admit_mark(mark);
-        }
-        Ok(())
-    }
-
-    async fn admit_one(&mut self, event: Event, origin: Origin) -> Result<()> {
-        if !self.found.is_empty() && self.found.remove(&event.id) {
-            self.stats.already_there.add(1);
-            self.window.admit_done(origin);
-            return Ok(());
-        }
-        if !self.parked.is_empty() && self.parked.contains(&event.key()) {
-            self.park(&event, origin, "its key is parked".into());
-            return Ok(());
-        }
-        let topic = match self.router.route(&event) {
-            Ok(topic) => topic,
-            Err(reason) => {
-                self.park(&event, origin, reason);
-                return Ok(());
-            }
-        };
-        if !self.tails.now.knows(topic) {
-            let topic = topic.to_owned();
-            self.open(&topic).await?;
-        }
-        if let Some(ticket) = self.window.admit(event, origin) {
-            self.send(ticket);
-        }
-        Ok(())
-    }
-
-    fn park(&mut self, event: &Event, origin: Origin, reason: String) {
-        self.parked.insert(event.key());
-        self.stats.parked.add(1);
-        self.window.admit_parked(event, origin, reason);
-    }
-
-    /// Makes durable where a topic ends, before the first event is sent to it: after a crash that is
-    /// where to look for it.
-    async fn open(&mut self, topic: &str) -> Result<()> {
-        let ends = self.sink.ends(topic).await?;
-        self.tails.open(topic, &ends);
-        if let Some(running) = self.acknowledging.take() {
-            running.await.expect("acknowledging does not panic")?;
-        }
-        let ack = Ack { tail: self.tails.safe(self.window.first_unmarked()), ..Ack::default() };
-        let (source, epoch) = (self.source.clone(), self.lead.epoch);
-        whole(async move { source.acknowledge(epoch, &ack).await }).await
-    }
-
     /// Sends an event, and if it is refused at once, what may be sent instead.
-    fn send(&mut self, ticket: Ticket) {
+    pub(super) fn send(&mut self, ticket: Ticket) {
         let mut next = Some(ticket);
         while let Some(ticket) = next.take() {
             let Some(event) = self.window.event(ticket) else { return };
@@ -241,9 +191,10 @@ impl<'a> Pump<'a> {
     }
 
     fn settle(&mut self, deliveries: &mut Vec<Delivery>) {
+        let now = clock_ms();
         for Delivery { ticket, result } in deliveries.drain(..) {
             let next = match result {
-                Ok((partition, offset)) => self.delivered(ticket, partition, offset),
+                Ok((partition, offset)) => self.delivered(ticket, partition, offset, now),
                 Err(failure) => self.failed(ticket, failure),
             };
             if let Some(next) = next {
@@ -252,13 +203,13 @@ impl<'a> Pump<'a> {
         }
     }
 
-    fn delivered(&mut self, ticket: Ticket, partition: i32, offset: i64) -> Option<Ticket> {
+    fn delivered(&mut self, ticket: Ticket, partition: i32, offset: i64, now: i64) -> Option<Ticket> {
         if let Some(event) = self.window.event(ticket) {
             if let Ok(topic) = self.router.route(event) {
                 self.tails.now.delivered(topic, partition, offset);
             }
             self.stats.published.add(1);
-            self.stats.lag_ms.set_i64(clock_ms() - event.created_at);
+            self.stats.lag_ms.set_i64(now - event.created_at);
         }
         if !self.refused.is_empty() {
             self.refused.remove(&ticket);
@@ -304,6 +255,7 @@ impl<'a> Pump<'a> {
             return;
         }
         let frontier = self.window.advance();
+        self.spans.done(self.window.first_ticket());
         if frontier.is_empty() {
             return;
         }
@@ -318,41 +270,6 @@ impl<'a> Pump<'a> {
         let (source, epoch) = (self.source.clone(), self.lead.epoch);
         self.acknowledging = Some(tokio::spawn(async move { source.acknowledge(epoch, &ack).await }));
         self.acknowledged_at = Instant::now();
-    }
-
-    /// Learns what operators decided about parked keys. Only while the parked rows are as this relay
-    /// knows them: nothing set aside that is not durable yet.
-    async fn look_at_parked(&mut self) -> Result<()> {
-        let due = self.looked_at_parked + LOOK_AT_PARKED_EVERY <= Instant::now();
-        let durable = self.acknowledging.is_none() && !self.window.has_parks();
-        if self.parked.is_empty() || !due || !durable || self.window.has_released() {
-            return Ok(());
-        }
-        self.looked_at_parked = Instant::now();
-        let (source, limit) = (self.source.clone(), self.settings.page_events);
-        let parked = whole(async move { source.parked(limit).await }).await?;
-        self.parked = parked.keys;
-        if parked.complete
-            && let Some(event) = parked.released.first()
-        {
-            self.parked.remove(&event.key());
-        }
-        for event in parked.released {
-            let origin = Origin::Released(event.seq);
-            self.release(event, origin).await?;
-        }
-        Ok(())
-    }
-
-    /// As [`Self::admit_one`], but for an event whose key may be parked still because of later ones.
-    async fn release(&mut self, event: Event, origin: Origin) -> Result<()> {
-        let key = event.key();
-        let parked = self.parked.remove(&key);
-        self.admit_one(event, origin).await?;
-        if parked {
-            self.parked.insert(key);
-        }
-        Ok(())
     }
 }
 

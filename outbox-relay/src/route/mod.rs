@@ -3,12 +3,13 @@
 mod cloudevents;
 #[cfg(test)]
 mod tests;
-mod trace;
+pub(crate) mod trace;
 
 use crate::event::Event;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// A record, borrowed from its event.
 #[derive(Debug, PartialEq, Eq)]
@@ -87,35 +88,35 @@ impl Routes {
 /// Aggregate types whose topics are remembered; services have a handful.
 const REMEMBERED_MAX: usize = 10_000;
 
+/// Where one aggregate type's events go.
+#[derive(Clone, Debug)]
+struct Target {
+    topic: Arc<str>,
+    format: Format,
+}
+
 /// Turns events into records.
 #[derive(Debug)]
 pub(crate) struct Router {
     routes: Routes,
-    known: HashMap<String, Result<(String, Format), String>>,
+    known: HashMap<String, Result<Target, String>>,
+    /// The aggregate type that was asked for last: events of one type come in runs, and each is asked for
+    /// several times.
+    last: Option<(String, Target)>,
 }
 
 impl Router {
     pub(crate) fn new(routes: Routes) -> Self {
-        Self { routes, known: HashMap::new() }
+        Self { routes, known: HashMap::new(), last: None }
     }
 
-    /// Finds out where the event goes, so that [`Router::record`] can answer it.
+    /// The topic that the event goes to.
     ///
     /// # Errors
     ///
     /// Why it cannot go anywhere: it is to be parked.
     pub(crate) fn route(&mut self, event: &Event) -> Result<&str, String> {
-        if let Some(defect) = &event.defect {
-            return Err(defect.clone());
-        }
-        if !self.known.contains_key(&event.aggregate_type) {
-            if self.known.len() >= REMEMBERED_MAX {
-                self.known.clear();
-            }
-            let found = find(&self.routes, &event.aggregate_type);
-            self.known.insert(event.aggregate_type.clone(), found);
-        }
-        self.known[&event.aggregate_type].as_ref().map(|(topic, _)| topic.as_str()).map_err(String::clone)
+        self.target(event).map(|target| target.topic.as_ref())
     }
 
     /// The event's record.
@@ -124,13 +125,37 @@ impl Router {
     ///
     /// As [`Router::route`].
     pub(crate) fn record<'a>(&'a mut self, event: &'a Event) -> Result<Record<'a>, String> {
-        self.route(event)?;
-        let (topic, format) = self.known[&event.aggregate_type].as_ref().map_err(String::clone)?;
+        let format = self.target(event)?.format;
+        let topic = self.last.as_ref().map_or("", |(_, target)| target.topic.as_ref());
         Ok(match format {
             Format::Debezium => plain(topic, event),
             Format::CloudeventsBinary => cloudevents::binary(topic, &self.routes.source, event),
             Format::CloudeventsStructured => cloudevents::structured(topic, &self.routes.source, event),
         })
+    }
+
+    fn target(&mut self, event: &Event) -> Result<&Target, String> {
+        if let Some(defect) = &event.defect {
+            return Err(defect.clone());
+        }
+        if self.last.as_ref().is_none_or(|(kind, _)| *kind != event.aggregate_type) {
+            let target = self.look_up(&event.aggregate_type)?;
+            self.last = Some((event.aggregate_type.clone(), target));
+        }
+        Ok(&self.last.as_ref().expect("it was looked up").1)
+    }
+
+    fn look_up(&mut self, aggregate_type: &str) -> Result<Target, String> {
+        if let Some(known) = self.known.get(aggregate_type) {
+            return known.clone();
+        }
+        if self.known.len() >= REMEMBERED_MAX {
+            self.known.clear();
+        }
+        let found =
+            find(&self.routes, aggregate_type).map(|(topic, format)| Target { topic: topic.into(), format });
+        self.known.insert(aggregate_type.to_owned(), found.clone());
+        found
     }
 }
 

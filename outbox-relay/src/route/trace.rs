@@ -12,6 +12,11 @@ pub(super) fn properties(text: &str) -> impl Iterator<Item = (&str, Cow<'_, str>
     })
 }
 
+/// The context in which the event was written.
+pub(crate) fn traceparent(text: &str) -> Option<Cow<'_, str>> {
+    properties(text).find(|(name, _)| *name == "traceparent").map(|(_, value)| value)
+}
+
 /// Java escapes `=`, `:`, `#`, `!` and blanks with a backslash when it writes properties.
 fn unescape(value: &str) -> Cow<'_, str> {
     if !value.contains('\\') {

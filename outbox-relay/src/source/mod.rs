@@ -1,8 +1,10 @@
 //! Where events come from: an outbox table, and the relay's own row beside it.
 
+mod defects;
 pub mod postgres;
 pub mod sqlite;
 
+pub(crate) use defects::Defects;
 pub use postgres::PostgresSource;
 pub use sqlite::SqliteSource;
 
@@ -77,6 +79,16 @@ pub trait Source: Send + Sync + 'static {
     /// The outbox's name, for people.
     fn name(&self) -> &str;
 
+    /// Whether events are read from a log as they are committed, rather than looked for.
+    fn is_streaming(&self) -> bool {
+        false
+    }
+
+    /// How often [`Source::wait`] returned because somebody said that there are events.
+    fn woken(&self) -> u64 {
+        0
+    }
+
     /// The shortest time between two acknowledgements.
     fn acknowledge_every(&self) -> Duration;
 
@@ -140,7 +152,7 @@ impl Default for PageSize {
 }
 
 impl PageSize {
-    const BYTES: usize = 1 << 20;
+    pub(crate) const BYTES: usize = 1 << 20;
 
     /// Rows to ask for.
     pub(crate) fn rows(self, limit: usize) -> usize {
@@ -153,20 +165,6 @@ impl PageSize {
         if let Some(average) = bytes.checked_div(events.len()) {
             self.0 = (Self::BYTES / average.max(1)).clamp(1, self.0 * 4);
         }
-    }
-}
-
-/// Headers as they are stored: a JSON object of strings. Other values are published as JSON text,
-/// because writers in any language fill this column. What is no object is the row's defect.
-pub(crate) fn stored_headers(text: Option<&str>) -> (Vec<(String, String)>, Option<String>) {
-    let Some(text) = text else { return (Vec::new(), None) };
-    let as_text = |value| match value {
-        serde_json::Value::String(text) => text,
-        other => other.to_string(),
-    };
-    match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text) {
-        Ok(object) => (object.into_iter().map(|(name, value)| (name, as_text(value))).collect(), None),
-        Err(error) => (Vec::new(), Some(format!("the headers are no JSON object: {error}"))),
     }
 }
 

@@ -7,9 +7,7 @@
 //! process dies, however it dies. A free lock therefore means a dead holder, and the lease is taken
 //! at once; a held one, of a process that may be frozen, falls under the lease's rule.
 
-use super::{
-    Ack, Decision, PageSize, ParkedEvent, ParkedNow, Resumed, Source, pause, stored_headers, stored_tail,
-};
+use super::{Ack, Decision, Defects, PageSize, ParkedEvent, ParkedNow, Resumed, Source, pause, stored_tail};
 use crate::error::{Error, Result};
 use crate::event::{Event, Key, Page, Park};
 use crate::lease::LeaseRow;
@@ -279,7 +277,8 @@ impl Source for SqliteSource {
                 aggregate_id: row.try_get("aggregateid")?,
             };
             let id = Uuid::parse_str(row.try_get("id")?).unwrap_or_default();
-            let park = Park { seq: row.try_get("seq")?, id, key, reason: row.try_get("reason")? };
+            let park =
+                Park { seq: row.try_get("seq")?, id, key, reason: row.try_get("reason")?, event: None };
             Ok(ParkedEvent { park, released: row.try_get("released")? })
         };
         rows.iter().map(parked).collect()
@@ -346,20 +345,18 @@ async fn parked_keys(pool: &SqlitePool) -> Result<HashSet<Key>> {
 }
 
 fn event(row: &SqliteRow) -> Result<Event> {
-    let (headers, bad_headers) = stored_headers(row.try_get("headers")?);
-    let id = Uuid::parse_str(row.try_get("id")?);
-    let bad_id = id.as_ref().err().map(|error| format!("the id is no UUID: {error}"));
+    let mut defects = Defects::default();
     Ok(Event {
-        id: id.unwrap_or_default(),
+        id: defects.id(row.try_get::<Option<&str>, _>("id")?.map(str::as_bytes)),
         seq: row.try_get("seq")?,
-        aggregate_type: row.try_get("aggregatetype")?,
-        aggregate_id: row.try_get("aggregateid")?,
-        event_type: row.try_get("type")?,
+        aggregate_type: defects.name("aggregatetype", row.try_get("aggregatetype")?),
+        aggregate_id: defects.name("aggregateid", row.try_get("aggregateid")?),
+        event_type: defects.name("type", row.try_get("type")?),
         payload: row.try_get("payload")?,
-        headers,
+        headers: defects.headers(row.try_get("headers")?),
         trace: row.try_get("tracingspancontext")?,
         key_seq: row.try_get("key_seq")?,
         created_at: row.try_get("created_at")?,
-        defect: bad_id.or(bad_headers),
+        defect: defects.first(),
     })
 }

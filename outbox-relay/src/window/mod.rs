@@ -28,7 +28,7 @@ mod tests;
 
 use crate::event::{Event, Mark, Park};
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasherDefault, Hasher};
 
 /// Numbers events in the order in which they were admitted.
 pub(crate) type Ticket = u64;
@@ -47,8 +47,8 @@ pub(crate) enum Origin {
 #[derive(Debug)]
 struct Entry {
     origin: Origin,
-    /// `None` when it is done.
-    event: Option<Event>,
+    /// `None` when it is done. In a box, because entries are many more than events that are not done.
+    event: Option<Box<Event>>,
     key: u64,
     attempts: u32,
     bytes: usize,
@@ -83,7 +83,8 @@ impl Window {
         let ticket = self.next_ticket();
         let (key, bytes) = (hash(&event), event.bytes());
         self.count(origin);
-        self.entries.push_back(Entry { origin, event: Some(event), key, attempts: 0, bytes });
+        let event = Some(Box::new(event));
+        self.entries.push_back(Entry { origin, event, key, attempts: 0, bytes });
         self.bytes += bytes;
         self.undone += 1;
         if let Some(line) = self.lines.get_mut(&key) {
@@ -106,9 +107,9 @@ impl Window {
     }
 
     /// Takes in an event that is parked at once: it cannot be published, or its key is parked.
-    pub(crate) fn admit_parked(&mut self, event: &Event, origin: Origin, reason: String) {
+    pub(crate) fn admit_parked(&mut self, event: Event, origin: Origin, reason: String) {
         self.admit_done(origin);
-        self.parks.push(park(event, reason));
+        self.parks.push(park(Box::new(event), reason));
     }
 
     /// The broker has it. Answers the next event of its key, to be sent now.
@@ -161,7 +162,12 @@ impl Window {
     /// The event, until it is done.
     pub(crate) fn event(&self, ticket: Ticket) -> Option<&Event> {
         let index = usize::try_from(ticket.checked_sub(self.first)?).ok()?;
-        self.entries.get(index)?.event.as_ref()
+        self.entries.get(index)?.event.as_deref()
+    }
+
+    /// Everything before this ticket is done.
+    pub(crate) fn first_ticket(&self) -> Ticket {
+        self.first
     }
 
     /// The ticket of the next event to be admitted.
@@ -193,7 +199,7 @@ impl Window {
         let event = entry.event.take().expect("what is in a line is not done");
         self.bytes -= self.entries[(ticket - self.first) as usize].bytes;
         self.undone -= 1;
-        self.parks.push(park(&event, reason));
+        self.parks.push(park(event, reason));
     }
 
     fn entry_mut(&mut self, ticket: Ticket) -> Option<&mut Entry> {
@@ -202,15 +208,18 @@ impl Window {
     }
 }
 
-fn park(event: &Event, reason: String) -> Park {
-    Park { seq: event.seq, id: event.id, key: event.key(), reason }
+fn park(event: Box<Event>, reason: String) -> Park {
+    Park { seq: event.seq, id: event.id, key: event.key(), reason, event: Some(event) }
 }
 
+/// FNV-1a, and a finish that spreads it over all bits.
 fn hash(event: &Event) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    event.aggregate_type.hash(&mut hasher);
-    event.aggregate_id.hash(&mut hasher);
-    hasher.finish()
+    const PRIME: u64 = 0x0100_0000_01b3;
+    let parts = [event.aggregate_type.as_bytes(), b"/", event.aggregate_id.as_bytes()];
+    let bytes = parts.into_iter().flatten();
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(PRIME));
+    let mixed = (hash ^ (hash >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    mixed ^ (mixed >> 32)
 }
 
 /// Keys are hashes already.

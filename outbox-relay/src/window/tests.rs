@@ -100,7 +100,7 @@ proptest! {
                 Step::Admit { key } => {
                     seq += 1;
                     if parked_keys.contains(&key) {
-                        window.admit_parked(&event(seq, key), Origin::Source, "its key is parked".into());
+                        window.admit_parked(event(seq, key), Origin::Source, "its key is parked".into());
                     } else {
                         at_broker.extend(window.admit(event(seq, key), Origin::Source));
                     }

@@ -7,6 +7,7 @@
 //! Delivery reports arrive on the producer's polling thread, are appended to one vector, and wake the
 //! relay: no allocation and no future per record.
 
+mod doctor;
 mod records;
 mod scan;
 mod settings;

@@ -1,8 +1,7 @@
-//! Looking at a cluster from outside the relay: for verifying and for examining.
+//! Looking at a cluster from outside the relay.
 
 use super::scan::{self, ANSWER_WITHIN};
 use super::{KafkaSettings, blocking};
-use crate::doctor::Finding;
 use crate::error::Result;
 use crate::history::Published;
 use crate::tail::Tail;
@@ -21,7 +20,7 @@ pub struct Topic {
 /// Reads topics without being a member of a group.
 #[derive(Clone, Debug)]
 pub struct Reader {
-    settings: KafkaSettings,
+    pub(super) settings: KafkaSettings,
 }
 
 impl Reader {
@@ -73,23 +72,5 @@ impl Reader {
             Ok(events)
         })
         .await
-    }
-
-    /// Examines the way to the cluster.
-    pub async fn examine(&self) -> Vec<Finding> {
-        match self.topics().await {
-            Ok(topics) => {
-                vec![Finding::fine(format!(
-                    "Kafka at {} answers, {} topics",
-                    self.settings.brokers,
-                    topics.len()
-                ))]
-            }
-            Err(error) => vec![Finding::problem(
-                format!("Kafka at {} does not answer: {error}", self.settings.brokers),
-                "check kafka.brokers, security.protocol, the credentials, and that advertised.listeners can be \
-                 reached from here",
-            )],
-        }
     }
 }

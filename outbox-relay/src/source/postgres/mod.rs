@@ -15,15 +15,23 @@
 //! last of them, always together with everything after it; then events are read again, and skipped
 //! because the topic's tail has them. The lease itself is taken with a full commit.
 //!
+//! # A table that cannot be polled
+//!
+//! One made for Debezium, without `seq` and `xid`, is read [through a slot that lasts](stream::slot); the
+//! rest of this page is not about it.
+//!
 //! # After a restore
 //!
 //! Transaction ids mean nothing in another cluster. The cursor holds the cluster's identifier; where
 //! it differs, the rows are stamped with a transaction of this cluster and the whole table is read.
 
+mod copy;
 pub(crate) mod cursor;
 mod doctor;
 mod horizon;
+mod input;
 mod lease;
+mod listen;
 mod operate;
 mod poll;
 mod settle;
@@ -44,10 +52,11 @@ use async_trait::async_trait;
 use pgwire_replication::ReplicationConfig;
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use std::collections::{BTreeSet, VecDeque};
 use std::str::FromStr;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use table::Statements;
 use tokio::sync::OnceCell;
 
@@ -63,14 +72,25 @@ pub struct PostgresSource {
     marks: Mutex<cursor::Marks>,
     /// Where to stream from; `None` polls.
     stream_to: Option<ReplicationConfig>,
+    /// Whether to be woken by [`outbox::Notifier`].
+    listens: bool,
+    listener: Mutex<Option<Arc<listen::Listener>>>,
+    woken: AtomicU64,
+    /// The slot and the publication that are read, where they are not our own.
+    slot: Option<String>,
+    publication: Option<String>,
+    /// Of a table that cannot be polled.
+    slot_session: tokio::sync::Mutex<Option<stream::Session>>,
     streams: AtomicBool,
     acknowledged_lsn: AtomicU64,
     horizon: Mutex<horizon::Horizon>,
+    /// Cursors of before, with when they were durable, where rows are kept and do not say their age.
+    passed: Mutex<VecDeque<(Instant, String)>>,
 }
 
 impl PostgresSource {
     /// Connects to a database, `postgres://user@host/database`, whose tables are there
-    /// ([`outbox::migrate`]). The relay keeps at most four connections.
+    /// ([`outbox::migrate`]). The relay keeps at most six connections, and one more to stream.
     ///
     /// # Errors
     ///
@@ -82,7 +102,7 @@ impl PostgresSource {
         let shown =
             format!("{}:{}/{}", options.get_host(), options.get_port(), options.get_database().unwrap_or(""));
         let pool = PgPoolOptions::new()
-            .max_connections(4)
+            .max_connections(5)
             .acquire_timeout(Duration::from_secs(5))
             .after_connect(|connection, _| {
                 Box::pin(async move {
@@ -99,15 +119,50 @@ impl PostgresSource {
         Ok(Self { stream_to: target::parse(url), ..Self::with_pool(pool) })
     }
 
-    /// Never streams. Behind a pooler such as PgBouncer a replication connection cannot be made.
-    pub fn poll_only(mut self) -> Self {
+    /// Neither streams nor listens. Behind a pooler such as PgBouncer a replication connection cannot be
+    /// made, and a session cannot listen.
+    pub fn poll_only(self) -> Self {
+        self.never_stream().never_listen()
+    }
+
+    /// Is not woken by [`outbox::Notifier`], and needs one connection less.
+    pub fn never_listen(mut self) -> Self {
+        self.listens = false;
+        self
+    }
+
+    /// Never streams; polls, and lets [`outbox::Notifier`] bring a look forward.
+    pub fn never_stream(mut self) -> Self {
         self.stream_to = None;
         self
     }
 
-    /// Whether events are read from the write-ahead log just now, rather than from the table.
-    pub fn is_streaming(&self) -> bool {
-        self.streams.load(Ordering::Relaxed)
+    /// For a table that cannot be polled: the replication slot to read, instead of
+    /// `outbox_relay_<database's oid>_<schema>_<table>`. Debezium's own, to go on where it stopped; then name its
+    /// [publication](Self::publication) too.
+    pub fn slot(mut self, name: impl Into<String>) -> Self {
+        self.slot = Some(name.into());
+        self
+    }
+
+    /// The publication to stream, instead of `outbox_relay_<schema>_<table>`. It must publish the
+    /// table's inserts; what else it publishes is passed over.
+    pub fn publication(mut self, name: impl Into<String>) -> Self {
+        self.publication = Some(name.into());
+        self
+    }
+
+    /// The slot of a table that cannot be polled. Slots are the cluster's, so ours says which database it
+    /// is of.
+    async fn slot_name(&self) -> Result<String> {
+        if let Some(name) = &self.slot {
+            return Ok(name.clone());
+        }
+        let database: i64 =
+            sqlx::query_scalar("SELECT oid::bigint FROM pg_database WHERE datname = current_database()")
+                .fetch_one(&self.pool)
+                .await?;
+        Ok(self.table.own(&format!("outbox_relay_{database}")))
     }
 
     /// Uses a pool of the caller's. Give it sessions of their own rather than those of a busy service.
@@ -121,9 +176,16 @@ impl PostgresSource {
             poll: tokio::sync::Mutex::default(),
             marks: Mutex::default(),
             stream_to: None,
+            listens: true,
+            listener: Mutex::default(),
+            woken: AtomicU64::new(0),
+            slot: None,
+            publication: None,
+            slot_session: tokio::sync::Mutex::default(),
             streams: AtomicBool::new(false),
             acknowledged_lsn: AtomicU64::new(0),
-            horizon: Mutex::default(),
+            horizon: Mutex::new(horizon::Horizon::new(horizon::DEAD_ROWS_MAX)),
+            passed: Mutex::default(),
         }
     }
 
@@ -139,10 +201,17 @@ impl PostgresSource {
         self
     }
 
-    /// Keeps rows for so long after they were written, though they are done, so that they can be
-    /// [replayed](Self::replay) and verified; not at all unless told.
+    /// Keeps rows for so long after they were written, or were done where the table does not say when they
+    /// were written, so that they can be [replayed](Self::replay) and verified; not at all unless told.
     pub fn keep(mut self, age: Duration) -> Self {
         self.keep = age;
+        self
+    }
+
+    /// How many rows are removed, at most, while somebody's old transaction keeps them from being cleaned;
+    /// 50,000 unless told. The others stay, done, until it ends.
+    pub fn dead_rows_max(mut self, rows: u64) -> Self {
+        self.horizon = Mutex::new(horizon::Horizon::new(rows));
         self
     }
 
@@ -166,6 +235,15 @@ impl PostgresSource {
         operate::written(self, routes).await
     }
 
+    /// The topics that events have gone to, or will by what is in the table now.
+    ///
+    /// # Errors
+    ///
+    /// The database's error.
+    pub async fn topics(&self, routes: &Routes) -> Result<BTreeSet<String>> {
+        operate::topics(self, routes).await
+    }
+
     /// Examines the database for what a relay needs and what may trouble it.
     pub async fn examine(&self) -> Vec<Finding> {
         doctor::examine(self).await
@@ -180,6 +258,16 @@ impl PostgresSource {
             .await
     }
 
+    /// Who wakes this source, if anybody may.
+    fn listener(&self) -> Option<Arc<listen::Listener>> {
+        if !self.listens {
+            return None;
+        }
+        let mut listener = self.listener.lock().expect("never poisoned");
+        let listener = listener.get_or_insert_with(|| Arc::new(listen::Listener::start(self.pool.clone())));
+        Some(listener.clone())
+    }
+
     fn fenced(&self, epoch: i64) -> Error {
         Error::Fenced { outbox: self.table.name.clone(), epoch }
     }
@@ -191,13 +279,23 @@ impl Source for PostgresSource {
         &self.table.name
     }
 
+    fn is_streaming(&self) -> bool {
+        self.streams.load(Ordering::Relaxed)
+    }
+
     fn acknowledge_every(&self) -> Duration {
         Duration::from_millis(5)
     }
 
     async fn prepare(&self) -> Result<()> {
         outbox::check_schema(&mut *self.pool.acquire().await?).await?;
-        self.statements().await?;
+        if !self.statements().await?.polls {
+            tracing::info!(
+                outbox = self.table.name,
+                "has no columns seq and xid: it is only streamed, and its rows are not removed; `outbox-relay \
+                 migrate` adds them"
+            );
+        }
         lease::make_row(self).await
     }
 
@@ -226,9 +324,21 @@ impl Source for PostgresSource {
     }
 
     async fn wait(&self, idle: u32) {
-        if !self.is_streaming() {
-            tokio::time::sleep(pause(idle, self.poll_every)).await;
+        if self.streams.load(Ordering::Relaxed) {
+            return;
         }
+        let pause = pause(idle, self.poll_every);
+        let Some(listener) = self.listener() else { return tokio::time::sleep(pause).await };
+        tokio::select! {
+            () = listener.woken() => {
+                self.woken.fetch_add(1, Ordering::Relaxed);
+            }
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+
+    fn woken(&self) -> u64 {
+        self.woken.load(Ordering::Relaxed)
     }
 
     async fn acknowledge(&self, epoch: i64, ack: &Ack) -> Result<()> {

@@ -3,7 +3,8 @@
 use super::PostgresSource;
 use super::cursor::Snapshot;
 use super::stream::{MESSAGE_PREFIX, READ_TABLE};
-use crate::error::Result;
+use super::table::Statements;
+use crate::error::{Error, Result};
 use crate::event::{Key, Park};
 use crate::history::Written;
 use crate::route::Routes;
@@ -31,6 +32,7 @@ pub(super) async fn list_parked(source: &PostgresSource, limit: usize) -> Result
                 id: row.try_get("id")?,
                 key,
                 reason: row.try_get("reason")?,
+                event: None,
             };
             Ok(ParkedEvent { park, released: row.try_get("released")? })
         })
@@ -57,9 +59,22 @@ pub(super) async fn decide(source: &PostgresSource, key: Option<&Key>, decision:
     Ok(decided.rows_affected())
 }
 
+/// The statements of a table that says what was published of it.
+async fn polled<'a>(source: &'a PostgresSource, what: &str) -> Result<&'a Statements> {
+    let statements = source.statements().await?;
+    if statements.polls {
+        return Ok(statements);
+    }
+    Err(Error::Config(format!(
+        "{} cannot be {what}: it has no columns seq and xid, which say what was published; `outbox-relay migrate` \
+         adds them",
+        source.table.name
+    )))
+}
+
 /// The rows that are there, and the topics they go to.
 pub(super) async fn written(source: &PostgresSource, routes: &Routes) -> Result<(Vec<Written>, Vec<String>)> {
-    let sql = source.statements().await?.written.clone();
+    let sql = polled(source, "verified").await?.written.clone();
     let nothing = Snapshot::nothing().to_string();
     let cursor = sqlx::query("SELECT base::text, tick::text, tick_seq FROM outbox.relay WHERE outbox = $1")
         .bind(&source.table.name)
@@ -93,9 +108,25 @@ pub(super) async fn written(source: &PostgresSource, routes: &Routes) -> Result<
     Ok((written, topics.into_iter().collect()))
 }
 
+pub(super) async fn topics(source: &PostgresSource, routes: &Routes) -> Result<BTreeSet<String>> {
+    let kinds: Vec<Option<String>> =
+        sqlx::query_scalar(AssertSqlSafe(source.statements().await?.kinds.clone()))
+            .fetch_all(&source.pool)
+            .await?;
+    let mut topics: BTreeSet<String> =
+        kinds.into_iter().flatten().filter_map(|kind| routes.topic_of(&kind).ok()).collect();
+    let published: Vec<String> =
+        sqlx::query_scalar("SELECT jsonb_object_keys(tail) FROM outbox.relay WHERE outbox = $1")
+            .bind(&source.table.name)
+            .fetch_all(&source.pool)
+            .await?;
+    topics.extend(published);
+    Ok(topics)
+}
+
 /// Rows stamped with a new transaction are in no snapshot that the cursor knows: a later tick has them.
 pub(super) async fn replay(source: &PostgresSource, first: i64, last: i64) -> Result<u64> {
-    let sql = source.statements().await?.replay.clone();
+    let sql = polled(source, "replayed").await?.replay.clone();
     let mut tx = source.pool.begin().await?;
     let stamped = sqlx::query(AssertSqlSafe(sql)).bind(first).bind(last).execute(&mut *tx).await?;
     // A stream does not carry updates: a relay that streams is sent back to its table.

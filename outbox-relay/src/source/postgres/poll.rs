@@ -1,11 +1,12 @@
 //! Reading ticks.
 
-use super::PostgresSource;
 use super::cursor::{Cursor, Marks, Snapshot};
 use super::stream::Stream;
+use super::{PostgresSource, copy};
 use crate::error::{Error, Result};
 use crate::event::{Event, Page};
-use crate::source::{PageSize, Resumed, stored_headers, stored_tail};
+use crate::source::{Defects, PageSize, Resumed, stored_tail};
+use chrono::{DateTime, Utc};
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row};
 use std::collections::HashSet;
@@ -17,6 +18,7 @@ use uuid::Uuid;
 pub(super) struct Poll {
     pub(super) cursor: Cursor,
     size: PageSize,
+    reader: copy::Reader,
     pub(super) stream: Stream,
     /// Events that were streamed, but lie beyond the cursor: polling meets them again.
     pub(super) skip: HashSet<Uuid>,
@@ -30,6 +32,7 @@ impl Default for Poll {
         Self {
             cursor: Cursor::start(),
             size: PageSize::default(),
+            reader: copy::Reader::default(),
             stream: Stream::off(),
             skip: HashSet::new(),
         }
@@ -39,6 +42,9 @@ impl Default for Poll {
 /// Goes back to the stored cursor, or to the beginning if it is another cluster's.
 pub(super) async fn resume(source: &PostgresSource, epoch: i64) -> Result<Resumed> {
     let mut poll = source.poll.lock().await;
+    // It has read ahead of what is acknowledged.
+    *source.slot_session.lock().await = None;
+    let polls = source.statements().await?.polls;
     let mut tx = source.pool.begin().await?;
     let row = sqlx::query(
         "SELECT base::text, tick::text, tick_seq, tail::text AS tail, system_identifier, \
@@ -54,7 +60,7 @@ pub(super) async fn resume(source: &PostgresSource, epoch: i64) -> Result<Resume
     let (stored, here): (Option<String>, String) = (row.try_get("system_identifier")?, row.try_get("here")?);
     let mut cursor = stored_cursor(&row)?;
     if stored.as_ref() != Some(&here) {
-        if stored.is_some() {
+        if stored.is_some() && polls {
             tracing::warn!(
                 outbox = source.table.name,
                 "this database was restored into another cluster: reading the whole outbox again"
@@ -75,6 +81,7 @@ pub(super) async fn resume(source: &PostgresSource, epoch: i64) -> Result<Resume
     source.streams.store(false, Ordering::Relaxed);
     source.acknowledged_lsn.store(0, Ordering::Relaxed);
     *source.marks.lock().expect("never poisoned") = Marks::default();
+    source.passed.lock().expect("never poisoned").clear();
     let parked = super::settle::parked_keys(source).await?;
     Ok(Resumed { tail, parked })
 }
@@ -94,7 +101,8 @@ pub(super) async fn read_locked(source: &PostgresSource, poll: &mut Poll, limit:
     loop {
         let base = poll.cursor.base.clone();
         let mut events = if let Some((end, after)) = poll.cursor.tick.clone() {
-            let events = read_page(source, &statements.page, &base, &end, after, limit).await?;
+            let copy = statements.page(&base, &end, after, limit);
+            let events = poll.reader.read(&source.pool, &copy, limit).await?;
             match events.last() {
                 Some(last) if events.len() == limit => poll.cursor.end_page(last.seq),
                 _ => poll.cursor.end_tick(end),
@@ -153,39 +161,27 @@ async fn read_tick(
     Ok((end.ok_or_else(|| corrupt("no snapshot was answered".into()))?, events))
 }
 
-async fn read_page(
-    source: &PostgresSource,
-    sql: &str,
-    base: &Snapshot,
-    end: &Snapshot,
-    after: i64,
-    limit: usize,
-) -> Result<Vec<Event>> {
-    let rows = sqlx::query(AssertSqlSafe(sql.to_owned()))
-        .bind(base.to_string())
-        .bind(end.to_string())
-        .bind(after)
-        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-        .fetch_all(&source.pool)
-        .await?;
-    rows.iter().map(event).collect()
-}
-
 /// One row of a [select list](super::table::Statements).
 pub(super) fn event(row: &PgRow) -> Result<Event> {
-    let (headers, defect) = stored_headers(row.try_get("headers")?);
+    let mut defects = Defects::default();
     Ok(Event {
-        id: row.try_get("id")?,
+        id: match row.try_get::<Option<Uuid>, _>("id") {
+            Ok(Some(id)) => id,
+            Ok(None) => defects.id(None),
+            Err(_) => defects.id(row.try_get::<Option<&str>, _>("id")?.map(str::as_bytes)),
+        },
         seq: row.try_get("seq")?,
-        aggregate_type: row.try_get("aggregatetype")?,
-        aggregate_id: row.try_get("aggregateid")?,
-        event_type: row.try_get("type")?,
+        aggregate_type: defects.name("aggregatetype", row.try_get("aggregatetype")?),
+        aggregate_id: defects.name("aggregateid", row.try_get("aggregateid")?),
+        event_type: defects.name("type", row.try_get("type")?),
         payload: row.try_get("payload")?,
-        headers,
+        headers: defects.headers(row.try_get("headers")?),
         trace: row.try_get("trace")?,
         key_seq: row.try_get("key_seq")?,
-        created_at: row.try_get::<Option<i64>, _>("created_at")?.unwrap_or_default(),
-        defect,
+        created_at: row
+            .try_get::<Option<DateTime<Utc>>, _>("created_at")?
+            .map_or(0, |time| time.timestamp_millis()),
+        defect: defects.first(),
     })
 }
 

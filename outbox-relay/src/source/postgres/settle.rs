@@ -4,55 +4,105 @@ use super::PostgresSource;
 use super::cursor::Reached;
 use super::poll::event;
 use crate::error::Result;
-use crate::event::Key;
+use crate::event::{Event, Key, Park};
 use crate::source::{Ack, ParkedNow};
 use sqlx::{AssertSqlSafe, PgConnection, Row};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 /// Rows removed by one statement.
-const SWEEP_ROWS: i64 = 5_000;
+const SWEEP_ROWS: u64 = 5_000;
 
 /// One statement, unless something is set aside or was released.
 pub(super) async fn acknowledge(source: &PostgresSource, epoch: i64, ack: &Ack) -> Result<()> {
     if ack.parks.is_empty() && ack.released.is_empty() {
         let mut connection = source.pool.acquire().await?;
-        return move_cursor(source, &mut connection, epoch, ack).await;
+        let lsn = move_cursor(source, &mut connection, epoch, ack).await?;
+        source.acknowledged_lsn.fetch_max(lsn, Ordering::Relaxed);
+        return Ok(());
     }
     let mut tx = source.pool.begin().await?;
-    move_cursor(source, &mut tx, epoch, ack).await?;
-    let parks = &ack.parks;
-    sqlx::query(
-        "INSERT INTO outbox.parked (outbox, seq, id, aggregatetype, aggregateid, reason) \
-         SELECT $1, p.* FROM unnest($2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::text[]) AS p \
-         ON CONFLICT (outbox, seq) DO UPDATE SET released = false, reason = excluded.reason",
-    )
-    .bind(&source.table.name)
-    .bind(parks.iter().map(|park| park.seq).collect::<Vec<_>>())
-    .bind(parks.iter().map(|park| park.id).collect::<Vec<_>>())
-    .bind(parks.iter().map(|park| park.key.aggregate_type.as_str()).collect::<Vec<_>>())
-    .bind(parks.iter().map(|park| park.key.aggregate_id.as_str()).collect::<Vec<_>>())
-    .bind(parks.iter().map(|park| park.reason.as_str()).collect::<Vec<_>>())
-    .execute(&mut *tx)
-    .await?;
+    if !source.statements().await?.polls {
+        // The slot may remember the acknowledgement over a crash of Postgres that forgets an event that was
+        // set aside; nothing else has it.
+        sqlx::query("SET LOCAL synchronous_commit = on").execute(&mut *tx).await?;
+    }
+    let lsn = move_cursor(source, &mut tx, epoch, ack).await?;
+    park(source, &mut tx, &ack.parks).await?;
     sqlx::query("DELETE FROM outbox.parked WHERE outbox = $1 AND seq = ANY ($2)")
         .bind(&source.table.name)
         .bind(&ack.released)
         .execute(&mut *tx)
         .await?;
     tx.commit().await?;
+    source.acknowledged_lsn.fetch_max(lsn, Ordering::Relaxed);
     Ok(())
 }
 
+/// Sets events aside; whole ones, if their rows cannot be found again.
+async fn park(source: &PostgresSource, tx: &mut PgConnection, parks: &[Park]) -> Result<()> {
+    fn column<'a, T>(parks: &'a [Park], of: impl Fn(&'a Park) -> T) -> Vec<T> {
+        parks.iter().map(of).collect()
+    }
+    let whole = !source.statements().await?.polls;
+    sqlx::query(
+        "INSERT INTO outbox.parked (outbox, seq, id, aggregatetype, aggregateid, reason, \
+             type, payload, headers, tracingspancontext, key_seq, created_at) \
+         SELECT $1, seq, id, aggregatetype, aggregateid, reason, type, payload, headers::jsonb, trace, key_seq, \
+             to_timestamp(created_at / 1000.0) \
+         FROM unnest($2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bytea[], \
+                 $9::text[], $10::text[], $11::bigint[], $12::bigint[]) \
+             AS p (seq, id, aggregatetype, aggregateid, reason, type, payload, headers, trace, key_seq, created_at) \
+         ON CONFLICT (outbox, seq) DO UPDATE SET released = false, reason = excluded.reason",
+    )
+    .bind(&source.table.name)
+    .bind(column(parks, |park| park.seq))
+    .bind(column(parks, |park| park.id))
+    .bind(column(parks, |park| park.key.aggregate_type.as_str()))
+    .bind(column(parks, |park| park.key.aggregate_id.as_str()))
+    .bind(column(parks, |park| park.reason.as_str()))
+    .bind(column(parks, |park| whole_event(park, whole).map(|event| event.event_type.as_str())))
+    .bind(column(parks, |park| whole_event(park, whole).and_then(|event| event.payload.as_deref())))
+    .bind(column(parks, |park| whole_event(park, whole).map(|event| headers(&event.headers))))
+    .bind(column(parks, |park| whole_event(park, whole).and_then(|event| event.trace.as_deref())))
+    .bind(column(parks, |park| whole_event(park, whole).and_then(|event| event.key_seq)))
+    .bind(column(parks, |park| whole_event(park, whole).map(|event| event.created_at)))
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+fn whole_event(park: &Park, whole: bool) -> Option<&Event> {
+    park.event.as_deref().filter(|_| whole)
+}
+
+/// As JSON, in which a later header of a name replaces an earlier one.
+fn headers(headers: &[(String, String)]) -> String {
+    let object: BTreeMap<&str, &str> =
+        headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    serde_json::to_string(&object).expect("a map of text is always JSON")
+}
+
+/// Answers up to where the log is not needed any more, once this is committed.
 async fn move_cursor(
     source: &PostgresSource,
     connection: &mut PgConnection,
     epoch: i64,
     ack: &Ack,
-) -> Result<()> {
+) -> Result<u64> {
     let reached = ack.mark.and_then(|mark| source.marks.lock().expect("never poisoned").reached(mark));
     let tail = serde_json::to_string(&ack.tail).expect("a map of numbers is always JSON");
     let moved = match &reached {
+        Some(Reached { lsn: Some(lsn), .. }) if !source.statements().await?.polls => sqlx::query(
+            "UPDATE outbox.relay SET tail = $3::jsonb, acknowledged_at = clock_timestamp(), \
+                 lsn = greatest(lsn, '0/0'::pg_lsn + $4::bigint) \
+             WHERE outbox = $1 AND epoch = $2",
+        )
+        .bind(&source.table.name)
+        .bind(epoch)
+        .bind(tail)
+        .bind(i64::try_from(*lsn).unwrap_or(i64::MAX)),
         Some(Reached { cursor, .. }) => sqlx::query(
             "UPDATE outbox.relay SET tail = $3::jsonb, acknowledged_at = clock_timestamp(), \
                  base = $4::pg_snapshot, tick = $5::pg_snapshot, tick_seq = $6 \
@@ -73,18 +123,31 @@ async fn move_cursor(
     if moved.rows_affected() == 0 {
         return Err(source.fenced(epoch));
     }
-    if let Some(lsn) = reached.and_then(|reached| reached.lsn) {
-        // Before the transaction commits; if it does not, the table still has what the log loses.
-        source.acknowledged_lsn.fetch_max(lsn, Ordering::Relaxed);
+    Ok(reached.and_then(|reached| reached.lsn).unwrap_or_default())
+}
+
+/// What was done so long ago as rows are kept, where rows do not say when they were written: as far as this
+/// relay has seen it. A restart keeps rows for longer, never shorter.
+fn old_base(source: &PostgresSource, base: String) -> Option<String> {
+    const SAMPLES: u32 = 20;
+    let now = Instant::now();
+    let mut passed = source.passed.lock().expect("never poisoned");
+    if passed.back().is_none_or(|(at, _)| now - *at >= source.keep / SAMPLES) {
+        passed.push_back((now, base));
     }
-    Ok(())
+    while passed.get(1).is_some_and(|(at, _)| now - *at >= source.keep) {
+        passed.pop_front();
+    }
+    passed.front().filter(|(at, _)| now - *at >= source.keep).map(|(_, base)| base.clone())
 }
 
 /// Removes done rows, unless that would only leave dead ones behind. See [`super::horizon`].
 pub(super) async fn sweep(source: &PostgresSource, epoch: i64) -> Result<u64> {
-    if !super::horizon::may_remove(source).await? {
+    let statements = source.statements().await?;
+    if !statements.polls {
         return Ok(0);
     }
+    let room = super::horizon::room(source).await?.min(SWEEP_ROWS);
     let base: Option<Option<String>> =
         sqlx::query_scalar("SELECT base::text FROM outbox.relay WHERE outbox = $1 AND epoch = $2")
             .bind(&source.table.name)
@@ -92,14 +155,18 @@ pub(super) async fn sweep(source: &PostgresSource, epoch: i64) -> Result<u64> {
             .fetch_optional(&source.pool)
             .await?;
     let Some(base) = base.ok_or_else(|| source.fenced(epoch))? else { return Ok(0) };
-    let swept = sqlx::query(AssertSqlSafe(source.statements().await?.sweep.clone()))
+    let base = if statements.ages || source.keep.is_zero() { Some(base) } else { old_base(source, base) };
+    let (Some(base), 1..) = (base, room) else { return Ok(0) };
+    let swept = sqlx::query(AssertSqlSafe(statements.sweep.clone()))
         .bind(base)
         .bind(&source.table.name)
-        .bind(SWEEP_ROWS)
+        .bind(i64::try_from(room).unwrap_or(i64::MAX))
         .bind(source.keep.as_secs_f64())
         .execute(&source.pool)
-        .await?;
-    Ok(swept.rows_affected())
+        .await?
+        .rows_affected();
+    source.horizon.lock().expect("never poisoned").removed(swept);
+    Ok(swept)
 }
 
 pub(super) async fn parked_keys(source: &PostgresSource) -> Result<HashSet<Key>> {

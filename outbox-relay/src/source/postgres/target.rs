@@ -4,6 +4,9 @@ use pgwire_replication::{ReplicationConfig, TlsConfig};
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+/// By which our connections are told from others'.
+pub(super) const APPLICATION: &str = "outbox-relay";
+
 /// Where to stream from. `None` if the URL does not say it all (a password from elsewhere, a URL without
 /// a user): then the relay polls.
 pub(super) fn parse(url: &str) -> Option<ReplicationConfig> {
@@ -27,7 +30,9 @@ pub(super) fn parse(url: &str) -> Option<ReplicationConfig> {
         ReplicationConfig::new(decode(host)?, decode(user)?, decode(password)?, decode(database)?, "", "")
             .with_port(port)
             .with_options("-c timezone=UTC -c datestyle=ISO -c bytea_output=hex")
-            .with_application_name("outbox-relay")
+            .with_application_name(APPLICATION)
+            // It is counted in messages: few of them, because each may be large.
+            .with_buffer_size(256)
             .with_status_interval(std::time::Duration::from_secs(1));
     target.tls = tls;
     Some(target)

@@ -1,5 +1,9 @@
 //! Examining the database.
 
+mod rights;
+mod rows;
+mod streaming;
+
 use super::PostgresSource;
 use super::table::Statements;
 use crate::doctor::Finding;
@@ -21,16 +25,25 @@ pub(super) async fn examine(source: &PostgresSource) -> Vec<Finding> {
         Ok(()) => findings.push(Finding::fine("the outbox tables are there")),
         Err(error) => return vec![Finding::problem(error.to_string(), "run `outbox-relay migrate`")],
     }
-    match Statements::fit(&mut connection, &source.table).await {
-        Ok(_) => findings.push(Finding::fine(format!("{} has the columns it needs", source.table.name))),
-        Err(error) => findings.push(Finding::problem(error.to_string(), "see `outbox-relay migrate --help`")),
-    }
+    let polls = match Statements::fit(&mut connection, &source.table).await {
+        Ok(statements) => statements.polls,
+        Err(error) => {
+            findings.push(Finding::problem(error.to_string(), "see `outbox-relay migrate --help`"));
+            return findings;
+        }
+    };
+    findings.push(columns(source, polls));
     let examinations = [
         version(&mut connection).await,
-        rights(source, &mut connection).await,
+        rights::examine(source, polls, &mut connection).await,
+        streaming::server(source, polls, &mut connection).await,
+        streaming::publication(source, &mut connection).await,
+        streaming::slots(source, polls, &mut connection).await,
         old_transactions(&mut connection).await,
-        dead_rows(source, &mut connection).await,
-        backlog(source, &mut connection).await,
+        rows::dead(source, &mut connection).await,
+        rows::backlog(source, polls, &mut connection).await,
+        rows::vanish(source, polls, &mut connection).await,
+        rows::parked(source, &mut connection).await,
         lease(source, &mut connection).await,
     ];
     for examination in examinations {
@@ -42,6 +55,18 @@ pub(super) async fn examine(source: &PostgresSource) -> Vec<Finding> {
     findings
 }
 
+fn columns(source: &PostgresSource, polls: bool) -> Finding {
+    let name = &source.table.name;
+    if polls {
+        return Finding::fine(format!("{name} has the columns it needs"));
+    }
+    Finding::warning(
+        format!("{name} has no columns seq and xid: it is only streamed, and its rows are not removed"),
+        "`outbox-relay migrate` adds them; then nothing is lost with a replication slot, done rows are removed, \
+         and `replay` and `verify` work",
+    )
+}
+
 async fn version(connection: &mut PgConnection) -> Result<Vec<Finding>> {
     let number: i32 =
         sqlx::query_scalar("SELECT current_setting('server_version_num')::int").fetch_one(connection).await?;
@@ -51,32 +76,6 @@ async fn version(connection: &mut PgConnection) -> Result<Vec<Finding>> {
     } else {
         Finding::problem(format!("Postgres {major}.{minor} has no xid8"), "upgrade to 13 or later")
     }])
-}
-
-async fn rights(source: &PostgresSource, connection: &mut PgConnection) -> Result<Vec<Finding>> {
-    let rows = sqlx::query(
-        "SELECT t, p, coalesce(has_table_privilege(to_regclass(t), p), false) AS granted FROM (VALUES \
-             ($1, 'SELECT'), ($1, 'DELETE'), ('outbox.relay', 'SELECT'), ('outbox.relay', 'INSERT'), \
-             ('outbox.relay', 'UPDATE'), ('outbox.parked', 'SELECT'), ('outbox.parked', 'INSERT'), \
-             ('outbox.parked', 'UPDATE'), ('outbox.parked', 'DELETE')) AS needed (t, p)",
-    )
-    .bind(&source.table.name)
-    .fetch_all(connection)
-    .await?;
-    let mut findings = Vec::new();
-    for row in rows {
-        if !row.try_get::<bool, _>("granted")? {
-            let (table, right): (String, String) = (row.try_get("t")?, row.try_get("p")?);
-            findings.push(Finding::problem(
-                format!("this role lacks {right} on {table}"),
-                format!("GRANT {right} ON {table} TO the relay's role"),
-            ));
-        }
-    }
-    if findings.is_empty() {
-        findings.push(Finding::fine("this role has the rights it needs"));
-    }
-    Ok(findings)
 }
 
 async fn old_transactions(connection: &mut PgConnection) -> Result<Vec<Finding>> {
@@ -104,45 +103,6 @@ async fn old_transactions(connection: &mut PgConnection) -> Result<Vec<Finding>>
             ))
         })
         .collect()
-}
-
-async fn dead_rows(source: &PostgresSource, connection: &mut PgConnection) -> Result<Vec<Finding>> {
-    let row = sqlx::query(
-        "SELECT coalesce(pg_stat_get_dead_tuples(to_regclass($1)), 0) AS dead, current_setting('autovacuum') AS auto",
-    )
-    .bind(&source.table.name)
-    .fetch_one(connection)
-    .await?;
-    let (dead, auto): (i64, String) = (row.try_get("dead")?, row.try_get("auto")?);
-    Ok(vec![if auto == "off" {
-        Finding::problem("autovacuum is off", "turn it on: nothing else removes the dead rows of a queue")
-    } else if dead > 500_000 {
-        Finding::warning(
-            format!("{dead} dead rows in {}", source.table.name),
-            "vacuum it, and look for old transactions",
-        )
-    } else {
-        Finding::fine(format!("{dead} dead rows in {}", source.table.name))
-    }])
-}
-
-async fn backlog(source: &PostgresSource, connection: &mut PgConnection) -> Result<Vec<Finding>> {
-    let row = sqlx::query(
-        "SELECT (SELECT count(*) FROM outbox.parked WHERE outbox = $1) AS parked, \
-             coalesce((SELECT n_live_tup FROM pg_stat_all_tables WHERE relid = to_regclass($1)), 0) AS rows",
-    )
-    .bind(&source.table.name)
-    .fetch_one(connection)
-    .await?;
-    let (parked, rows): (i64, i64) = (row.try_get("parked")?, row.try_get("rows")?);
-    let mut findings = vec![Finding::fine(format!("about {rows} rows in {}", source.table.name))];
-    if parked > 0 {
-        findings.push(Finding::warning(
-            format!("{parked} events are parked"),
-            "`outbox-relay parked list` says why; then `parked release` or `parked drop`",
-        ));
-    }
-    Ok(findings)
 }
 
 async fn lease(source: &PostgresSource, connection: &mut PgConnection) -> Result<Vec<Finding>> {

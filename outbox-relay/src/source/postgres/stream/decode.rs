@@ -1,11 +1,13 @@
 //! The messages of the `pgoutput` plugin, version 1, as far as inserts need them.
 //!
-//! Pure. Values arrive as text; the session asks for UTC, ISO dates and hexadecimal bytes.
+//! Pure. Values arrive in binary where the session asked for that, and as text otherwise: then in UTC,
+//! with ISO dates and hexadecimal bytes, which the session asks for too.
 
 use crate::event::Event;
+use crate::source::Defects;
+use crate::source::postgres::input::Input;
 use crate::source::postgres::table::Table;
-use crate::source::stored_headers;
-use chrono::DateTime;
+use chrono::{DateTime, NaiveDateTime};
 use std::collections::HashMap;
 use uuid::Uuid;
 
@@ -13,11 +15,9 @@ use uuid::Uuid;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Row {
     pub(super) event: Event,
-    pub(super) xid: u64,
+    /// `None` if the table does not say it.
+    pub(super) xid: Option<u64>,
 }
-
-/// Which column of a relation holds what, by the order of [`COLUMNS`].
-type Places = [Option<usize>; COLUMNS.len()];
 
 const COLUMNS: [&str; 11] = [
     "id",
@@ -34,108 +34,185 @@ const COLUMNS: [&str; 11] = [
 ];
 
 const BYTEA: u32 = 17;
+const JSONB: u32 = 3802;
+/// From Postgres' epoch, 2000-01-01, to Unix'.
+const EPOCH_MS: i64 = 946_684_800_000;
+
+/// Which of [`COLUMNS`] the relation's columns hold, and of what type they are.
+type Places = Vec<Option<(usize, u32)>>;
 
 /// Decodes one session's messages; remembers the relations it was told of.
 #[derive(Debug)]
 pub(super) struct Decoder {
     table: Table,
-    relations: HashMap<u32, (Places, bool)>,
+    /// `None`: another table, which the publication has too.
+    relations: HashMap<u32, Option<Places>>,
+    /// How often the table was described: again after whatever may have changed it or its publication.
+    pub(super) described: u32,
+    /// The place in the log of the row decoded last, and how many rows it has had.
+    last: (u64, i64),
 }
 
 impl Decoder {
     pub(super) fn new(table: Table) -> Self {
-        Self { table, relations: HashMap::new() }
+        Self { table, relations: HashMap::new(), described: 0, last: (0, 0) }
     }
 
-    /// The row that a message inserts, if it inserts one.
+    /// The row that a message at this place in the log inserts, if it inserts one. A row without a
+    /// number of its own is numbered by its place, which orders a key's events as well.
     ///
     /// # Errors
     ///
     /// If the message is cut short or is not what the protocol says.
-    pub(super) fn decode(&mut self, message: &[u8]) -> Result<Option<Row>, String> {
-        let mut input = Input(message);
+    pub(super) fn decode(&mut self, lsn: u64, message: &[u8]) -> Result<Option<Row>, String> {
+        let mut input = Input::new(message);
         match input.u8()? {
             b'R' => self.relation(&mut input).map(|()| None),
-            b'I' => self.insert(&mut input).map(Some),
+            b'I' => {
+                let place = self.place(lsn);
+                self.insert(place, &mut input)
+            }
             _ => Ok(None),
         }
     }
 
     fn relation(&mut self, input: &mut Input<'_>) -> Result<(), String> {
         let id = input.u32()?;
-        let (_schema, _name) = (input.text()?, input.text()?);
+        let (schema, name) = (input.text()?, input.text()?);
+        let ours = self.table.name.split_once('.') == Some((schema, name));
         let _replica_identity = input.u8()?;
-        let mut names = Vec::new();
+        let mut places = Vec::new();
         for _ in 0..input.u16()? {
             let _flags = input.u8()?;
-            let name = input.text()?.to_owned();
+            let name = input.text()?;
             let kind = input.u32()?;
             let _modifier = input.u32()?;
-            names.push((name, kind));
+            let standard = COLUMNS.iter().position(|standard| self.table.here(standard) == name);
+            places.push(standard.map(|standard| (standard, kind)));
         }
-        let place = |standard: &str| names.iter().position(|(name, _)| name == self.table.here(standard));
-        let places = COLUMNS.map(place);
-        let payload_is_bytes = places[4].is_some_and(|place| names[place].1 == BYTEA);
-        self.relations.insert(id, (places, payload_is_bytes));
+        self.described += u32::from(ours);
+        self.relations.insert(id, ours.then_some(places));
         Ok(())
     }
 
-    fn insert(&self, input: &mut Input<'_>) -> Result<Row, String> {
+    /// One record in the log may insert many rows; it is longer in bytes than it has rows.
+    fn place(&mut self, lsn: u64) -> i64 {
+        self.last = if self.last.0 == lsn { (lsn, self.last.1 + 1) } else { (lsn, 0) };
+        i64::try_from(lsn).unwrap_or(i64::MAX).saturating_add(self.last.1)
+    }
+
+    fn insert(&self, place: i64, input: &mut Input<'_>) -> Result<Option<Row>, String> {
         let id = input.u32()?;
-        let (places, payload_is_bytes) = self.relations.get(&id).ok_or("a row of an unknown relation")?;
+        let Some(places) = self.relations.get(&id).ok_or("a row of an unknown relation")? else {
+            return Ok(None);
+        };
         if input.u8()? != b'N' {
             return Err("an insert without a new row".into());
         }
-        let cells = cells(input)?;
-        let cell = |column: usize| places[column].and_then(|place| cells.get(place).copied().flatten());
-        let needed = |column: usize| cell(column).ok_or_else(|| format!("a row without {}", COLUMNS[column]));
-        let number = |column: usize, text: &str| {
-            text.parse::<i64>().map_err(|_| format!("{} is {text:?}", COLUMNS[column]))
-        };
-        let (headers, bad_headers) = stored_headers(cell(5));
-        let event_id = Uuid::parse_str(needed(0)?);
-        let bad_id = event_id.as_ref().err().map(|error| format!("the id is no UUID: {error}"));
-        let payload = match cell(4) {
-            Some(hex) if *payload_is_bytes => Some(bytes(hex)?),
-            text => text.map(|text| text.as_bytes().to_vec()),
-        };
+        let cells = cells(input, places)?;
+        let number = |column: usize| cells[column].number().map_err(|problem| named(column, problem));
+        let mut defects = Defects::default();
         let event = Event {
-            id: event_id.unwrap_or_default(),
-            seq: number(9, needed(9)?)?,
-            aggregate_type: needed(1)?.to_owned(),
-            aggregate_id: needed(2)?.to_owned(),
-            event_type: needed(3)?.to_owned(),
-            payload,
-            headers,
-            trace: cell(6).map(str::to_owned),
-            key_seq: cell(7).map(|text| number(7, text)).transpose()?,
-            created_at: cell(8).map_or(0, millis),
-            defect: bad_id.or(bad_headers),
+            id: match cells[0] {
+                Cell::Binary(bytes, _) if bytes.len() == 16 => {
+                    Uuid::from_slice(bytes).expect("16 bytes are a UUID")
+                }
+                cell => defects.id(cell.text()?.map(str::as_bytes)),
+            },
+            seq: number(9)?.unwrap_or(place),
+            aggregate_type: defects.name(COLUMNS[1], cells[1].text()?),
+            aggregate_id: defects.name(COLUMNS[2], cells[2].text()?),
+            event_type: defects.name(COLUMNS[3], cells[3].text()?),
+            payload: cells[4].bytes()?,
+            headers: defects.headers(cells[5].text()?),
+            trace: cells[6].text()?.map(str::to_owned),
+            key_seq: number(7)?,
+            created_at: cells[8].millis(),
+            defect: defects.first(),
         };
-        let xid = needed(10)?;
-        Ok(Row { event, xid: xid.parse().map_err(|_| format!("xid is {xid:?}"))? })
+        Ok(Some(Row { event, xid: number(10)?.map(i64::unsigned_abs) }))
     }
 }
 
-fn cells<'a>(input: &mut Input<'a>) -> Result<Vec<Option<&'a str>>, String> {
-    let count = input.u16()?;
-    let mut cells = Vec::with_capacity(count.into());
-    for _ in 0..count {
-        cells.push(match input.u8()? {
-            b'n' | b'u' => None,
-            b't' => {
+fn named(column: usize, problem: String) -> String {
+    format!("{} is {problem}", COLUMNS[column])
+}
+
+/// One value, as it came.
+#[derive(Clone, Copy, Debug)]
+enum Cell<'a> {
+    Null,
+    Text(&'a [u8], u32),
+    Binary(&'a [u8], u32),
+}
+
+/// The values of [`COLUMNS`]; those that the relation does not have are null.
+fn cells<'a>(input: &mut Input<'a>, places: &Places) -> Result<[Cell<'a>; COLUMNS.len()], String> {
+    let mut cells = [Cell::Null; COLUMNS.len()];
+    for place in 0..usize::from(input.u16()?) {
+        let form = input.u8()?;
+        let bytes = match form {
+            b'n' | b'u' => continue,
+            b't' | b'b' => {
                 let length = input.u32()?;
-                let text = input.take(length as usize)?;
-                Some(std::str::from_utf8(text).map_err(|_| "a value is no UTF-8")?)
+                input.take(length as usize)?
             }
-            kind => return Err(format!("a value of kind {:?}", char::from(kind))),
-        });
+            form => return Err(format!("a value of kind {:?}", char::from(form))),
+        };
+        if let Some((column, kind)) = places.get(place).copied().flatten() {
+            cells[column] = if form == b'b' { Cell::Binary(bytes, kind) } else { Cell::Text(bytes, kind) };
+        }
     }
     Ok(cells)
 }
 
+impl<'a> Cell<'a> {
+    fn text(self) -> Result<Option<&'a str>, String> {
+        let bytes = match self {
+            Self::Null => return Ok(None),
+            // Its binary form is a version number and then its text.
+            Self::Binary(bytes, JSONB) => bytes.split_first().map_or(bytes, |(_, text)| text),
+            Self::Text(bytes, _) | Self::Binary(bytes, _) => bytes,
+        };
+        std::str::from_utf8(bytes).map(Some).map_err(|_| "a value is no UTF-8".into())
+    }
+
+    fn bytes(self) -> Result<Option<Vec<u8>>, String> {
+        match self {
+            Self::Text(_, BYTEA) => self.text()?.map(hexadecimal).transpose(),
+            Self::Binary(bytes, BYTEA) => Ok(Some(bytes.to_vec())),
+            _ => Ok(self.text()?.map(|text| text.as_bytes().to_vec())),
+        }
+    }
+
+    fn number(self) -> Result<Option<i64>, String> {
+        match self {
+            Self::Null => Ok(None),
+            Self::Text(..) => {
+                let text = self.text()?.unwrap_or_default();
+                text.parse().map(Some).map_err(|_| format!("{text:?}"))
+            }
+            Self::Binary(bytes, _) => match *bytes {
+                [a, b, c, d, e, f, g, h] => Ok(Some(i64::from_be_bytes([a, b, c, d, e, f, g, h]))),
+                [a, b, c, d] => Ok(Some(i32::from_be_bytes([a, b, c, d]).into())),
+                _ => Err(format!("a number of {} bytes", bytes.len())),
+            },
+        }
+    }
+
+    /// Milliseconds since the Unix epoch; 0, which is "unknown", for anything that is no time.
+    fn millis(self) -> i64 {
+        match self {
+            Self::Binary(..) => {
+                self.number().ok().flatten().map_or(0, |micros| micros.div_euclid(1_000) + EPOCH_MS)
+            }
+            _ => self.text().ok().flatten().map_or(0, millis),
+        }
+    }
+}
+
 /// `\x…` as Postgres writes bytes.
-fn bytes(text: &str) -> Result<Vec<u8>, String> {
+fn hexadecimal(text: &str) -> Result<Vec<u8>, String> {
     let hex = text.strip_prefix("\\x").ok_or("bytes are not in hexadecimal")?.as_bytes();
     let digit = |byte: u8| char::from(byte).to_digit(16);
     let pair = |pair: &[u8]| match pair {
@@ -145,41 +222,14 @@ fn bytes(text: &str) -> Result<Vec<u8>, String> {
     hex.chunks(2).map(pair).collect::<Option<_>>().ok_or_else(|| "bytes are not in hexadecimal".into())
 }
 
-/// Milliseconds since the Unix epoch; 0, which is "unknown", for anything that is no time.
+/// A time with or without an offset; without one it is in UTC, as the session asked.
 fn millis(text: &str) -> i64 {
-    let time = DateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f%#z");
-    time.map_or(0, |time| time.timestamp_millis())
-}
-
-/// A message, from which is read from the front.
-struct Input<'a>(&'a [u8]);
-
-impl<'a> Input<'a> {
-    fn take(&mut self, count: usize) -> Result<&'a [u8], String> {
-        let (head, rest) = self.0.split_at_checked(count).ok_or("a message is cut short")?;
-        self.0 = rest;
-        Ok(head)
-    }
-
-    fn u8(&mut self) -> Result<u8, String> {
-        Ok(self.take(1)?[0])
-    }
-
-    fn u16(&mut self) -> Result<u16, String> {
-        Ok(u16::from_be_bytes(self.take(2)?.try_into().expect("two bytes")))
-    }
-
-    fn u32(&mut self) -> Result<u32, String> {
-        Ok(u32::from_be_bytes(self.take(4)?.try_into().expect("four bytes")))
-    }
-
-    /// Text that a zero byte ends.
-    fn text(&mut self) -> Result<&'a str, String> {
-        let end = self.0.iter().position(|byte| *byte == 0).ok_or("a message is cut short")?;
-        let text = self.take(end)?;
-        self.u8()?;
-        std::str::from_utf8(text).map_err(|_| "a name is no UTF-8".into())
-    }
+    let with_offset = DateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f%#z");
+    let time = with_offset.map(|time| time.timestamp_millis()).or_else(|_| {
+        let plain = NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f");
+        plain.map(|time| time.and_utc().timestamp_millis())
+    });
+    time.unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -188,7 +238,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn relation(columns: &[(&str, u32)]) -> Vec<u8> {
-        let mut bytes = b"R\0\0\0\x07outbox\0event\0d".to_vec();
+        relation_of("outbox\0event", columns)
+    }
+
+    fn relation_of(table: &str, columns: &[(&str, u32)]) -> Vec<u8> {
+        let mut bytes = format!("R\0\0\0\x07{table}\0d").into_bytes();
         bytes.extend(u16::try_from(columns.len()).expect("few").to_be_bytes());
         for (name, kind) in columns {
             bytes.push(0);
@@ -201,15 +255,19 @@ mod tests {
     }
 
     fn insert(cells: &[Option<&str>]) -> Vec<u8> {
+        insert_as(b't', &cells.iter().map(|cell| cell.map(str::as_bytes)).collect::<Vec<_>>())
+    }
+
+    fn insert_as(form: u8, cells: &[Option<&[u8]>]) -> Vec<u8> {
         let mut bytes = b"I\0\0\0\x07N".to_vec();
         bytes.extend(u16::try_from(cells.len()).expect("few").to_be_bytes());
         for cell in cells {
             match cell {
                 None => bytes.push(b'n'),
-                Some(text) => {
-                    bytes.push(b't');
-                    bytes.extend(u32::try_from(text.len()).expect("short").to_be_bytes());
-                    bytes.extend(text.as_bytes());
+                Some(cell) => {
+                    bytes.push(form);
+                    bytes.extend(u32::try_from(cell.len()).expect("short").to_be_bytes());
+                    bytes.extend(*cell);
                 }
             }
         }
@@ -249,9 +307,9 @@ mod tests {
     #[test]
     fn an_inserted_row_is_an_event() {
         let mut decoder = Decoder::new(Table::default());
-        assert_eq!(decoder.decode(&relation(&NAMES)), Ok(None));
-        let row = decoder.decode(&insert(&cells())).expect("decodes").expect("a row");
-        assert_eq!(row.xid, 8_589_934_597);
+        assert_eq!(decoder.decode(0x10, &relation(&NAMES)), Ok(None));
+        let row = decoder.decode(0x10, &insert(&cells())).expect("decodes").expect("a row");
+        assert_eq!(row.xid, Some(8_589_934_597));
         assert_eq!((row.event.seq, row.event.key_seq, row.event.id), (42, Some(3), Uuid::from_u128(7)));
         assert_eq!(row.event.payload.as_deref(), Some(&[0, 255, 123][..]));
         assert_eq!(row.event.headers, [("tenant".to_owned(), "acme".to_owned())]);
@@ -259,6 +317,28 @@ mod tests {
             (row.event.created_at, row.event.trace, row.event.defect),
             (1_700_000_000_123, None, None)
         );
+    }
+
+    #[test]
+    fn binary_values_mean_the_same() {
+        let mut decoder = Decoder::new(Table::default());
+        decoder.decode(0x10, &relation(&NAMES)).expect("decodes");
+        let text = decoder.decode(0x10, &insert(&cells())).expect("decodes").expect("a row");
+        let micros = 753_315_200_123_900_i64.to_be_bytes();
+        let cells: [Option<&[u8]>; 11] = [
+            Some(&42_i64.to_be_bytes()),
+            Some(&7_u128.to_be_bytes()),
+            Some(b"order"),
+            Some(b"536365"),
+            Some(b"Placed"),
+            Some(b"\x00\xff{"),
+            Some(b"\x01{\"tenant\": \"acme\"}"),
+            None,
+            Some(&3_i32.to_be_bytes()),
+            Some(&micros),
+            Some(&8_589_934_597_i64.to_be_bytes()),
+        ];
+        assert_eq!(decoder.decode(0x10, &insert_as(b'b', &cells)), Ok(Some(text)));
     }
 
     #[test]
@@ -274,9 +354,9 @@ mod tests {
             ("xid", 5069),
             ("seq", 20),
         ];
-        decoder.decode(&relation(&names)).expect("decodes");
+        decoder.decode(0x10, &relation_of("public\0outboxevent", &names)).expect("decodes");
         let cells = ["order", "not a uuid", "1", "Placed", r#"{"a": 1}"#, "9", "1"].map(Some);
-        let event = decoder.decode(&insert(&cells)).expect("decodes").expect("a row").event;
+        let event = decoder.decode(0x10, &insert(&cells)).expect("decodes").expect("a row").event;
         assert_eq!(
             (event.aggregate_type.as_str(), event.payload.as_deref()),
             ("order", Some(&br#"{"a": 1}"#[..]))
@@ -285,15 +365,30 @@ mod tests {
     }
 
     #[test]
+    fn rows_without_a_number_are_numbered_by_their_place() {
+        let mut decoder = Decoder::new(Table::default());
+        let names =
+            [("id", 2950), ("aggregatetype", 25), ("aggregateid", 25), ("type", 25), ("payload", 3802)];
+        decoder.decode(0x10, &relation(&names)).expect("decodes");
+        let cells = ["00000000-0000-0000-0000-000000000007", "order", "1", "Placed", "{}"].map(Some);
+        let places = [0x100, 0x200, 0x200, 0x200, 0x300];
+        let rows = places.map(|lsn| decoder.decode(lsn, &insert(&cells)).expect("decodes").expect("a row"));
+        assert_eq!(rows.map(|row| row.event.seq), [0x100, 0x200, 0x201, 0x202, 0x300]);
+    }
+
+    #[test]
     fn what_is_not_of_interest_is_passed_over_and_nonsense_is_named() {
         let mut decoder = Decoder::new(Table::default());
+        assert_eq!(millis("2023-11-14 22:13:20.1239"), 1_700_000_000_123);
         for message in [&b"B"[..], b"C", b"T\0\0", b"Y"] {
-            assert_eq!(decoder.decode(message), Ok(None));
+            assert_eq!(decoder.decode(0x10, message), Ok(None));
         }
-        assert_eq!(decoder.decode(&insert(&cells())), Err("a row of an unknown relation".into()));
-        assert_eq!(decoder.decode(b""), Err("a message is cut short".into()));
+        assert_eq!(decoder.decode(0x10, &insert(&cells())), Err("a row of an unknown relation".into()));
+        decoder.decode(0x10, &relation_of("public\0orders", &NAMES)).expect("decodes");
+        assert_eq!(decoder.decode(0x10, &insert(&cells())), Ok(None), "a row of another table");
+        assert_eq!(decoder.decode(0x10, b""), Err("a message is cut short".into()));
         for text in ["ff", "\\x0", "\\xzz"] {
-            bytes(text).expect_err(text);
+            hexadecimal(text).expect_err(text);
         }
     }
 
@@ -301,11 +396,11 @@ mod tests {
         #[test]
         fn no_bytes_make_it_panic(message: Vec<u8>, at in 0..200_usize) {
             let mut decoder = Decoder::new(Table::default());
-            let _ = decoder.decode(&message);
-            decoder.decode(&relation(&NAMES)).expect("decodes");
+            let _ = decoder.decode(0x10, &message);
+            decoder.decode(0x10, &relation(&NAMES)).expect("decodes");
             let mut cut = insert(&cells());
             cut.truncate(at);
-            let _ = decoder.decode(&cut);
+            let _ = decoder.decode(0x10, &cut);
         }
     }
 }

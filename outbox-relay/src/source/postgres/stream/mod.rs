@@ -23,19 +23,23 @@
 //! snapshot. If the stream breaks, polling goes on from the last mark's snapshot, and skips by id what
 //! was streamed since.
 //!
-//! A backlog never goes through here: catching up is the table's business, which is faster at it.
+//! A backlog never goes through here: catching up is the table's business, which is faster at it. Only
+//! a table that cannot be polled is read from the log [from the beginning](slot).
 
 mod decode;
+mod publication;
 mod session;
+pub(super) mod slot;
 
 use super::PostgresSource;
 use super::cursor::{Cursor, Snapshot};
 use super::poll::Poll;
 use crate::error::{Error, Result};
 use crate::event::{Event, Page};
+use crate::source::PageSize;
 use decode::Row;
-use session::{Heard, Session};
-pub(super) use session::{PREFIX as MESSAGE_PREFIX, READ_TABLE};
+use session::{Heard, Opening};
+pub(super) use session::{PREFIX as MESSAGE_PREFIX, READ_TABLE, Session};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -67,6 +71,8 @@ pub(super) struct Streaming {
     polled: Snapshot,
     /// Events streamed that the last mark's snapshot does not see, with their transactions.
     beyond_mark: HashMap<Uuid, u64>,
+    /// The error with which it ended, behind a page.
+    broken: Option<Error>,
 }
 
 impl Stream {
@@ -77,6 +83,9 @@ impl Stream {
 
 /// The next page, in whichever way events are read now.
 pub(super) async fn read(source: &PostgresSource, limit: usize) -> Result<Page> {
+    if !source.statements().await?.polls {
+        return slot::read(source, limit).await;
+    }
     let mut poll = source.poll.lock().await;
     if let Stream::On(_) = poll.stream {
         let Stream::On(streaming) = &mut poll.stream else { unreachable!("it is on") };
@@ -109,8 +118,15 @@ fn open(source: &PostgresSource, poll: &mut Poll) {
     if let (Stream::Off { again, pause }, Some(target)) = (&poll.stream, &source.stream_to)
         && *again <= Instant::now()
     {
-        let opening = Session::open(source.pool.clone(), target.clone(), source.table.clone());
-        poll.stream = Stream::Opening { session: tokio::spawn(opening), pause: *pause };
+        let opening = Opening {
+            pool: source.pool.clone(),
+            target: target.clone(),
+            table: source.table.clone(),
+            binary: source.statements.get().is_some_and(|statements| statements.binary),
+            publication: source.publication.clone(),
+            lasting: None,
+        };
+        poll.stream = Stream::Opening { session: tokio::spawn(Session::open(opening)), pause: *pause };
     }
 }
 
@@ -134,8 +150,8 @@ async fn opened(poll: &mut Poll) {
 /// Polling has read all that its snapshot sees: on with the stream.
 fn join(source: &PostgresSource, poll: &mut Poll) {
     let Stream::Joining(session) = std::mem::replace(&mut poll.stream, Stream::off()) else { return };
-    let streaming =
-        Streaming { session: *session, polled: poll.cursor.base.clone(), beyond_mark: HashMap::new() };
+    let polled = poll.cursor.base.clone();
+    let streaming = Streaming { session: *session, polled, beyond_mark: HashMap::new(), broken: None };
     tracing::info!(outbox = source.table.name, "streams");
     poll.stream = Stream::On(Box::new(streaming));
     source.streams.store(true, Ordering::Relaxed);
@@ -154,38 +170,62 @@ fn fall_back(source: &PostgresSource, poll: &mut Poll, error: &Error) {
 impl Streaming {
     /// The events that are there, at most `limit`, up to the first mark.
     async fn read(&mut self, source: &PostgresSource, limit: usize) -> Result<(Page, Option<Cursor>)> {
-        self.session.acknowledge(source.acknowledged_lsn.load(Ordering::Relaxed));
+        if let Some(error) = self.broken.take() {
+            return Err(error);
+        }
         let mut page = Page::default();
-        let mut heard = match tokio::time::timeout(PATIENCE, self.session.next()).await {
-            Ok(heard) => Some(heard?),
-            Err(_) => return Ok((page, None)),
-        };
+        match self.fill(source, limit, &mut page).await {
+            Ok(mark) => Ok((page, mark)),
+            Err(error) if page.events.is_empty() => Err(error),
+            // What was taken is taken: polling will skip it.
+            Err(error) => {
+                self.broken = Some(error);
+                Ok((page, None))
+            }
+        }
+    }
+
+    async fn fill(
+        &mut self,
+        source: &PostgresSource,
+        limit: usize,
+        page: &mut Page,
+    ) -> Result<Option<Cursor>> {
+        self.session.acknowledge(source.acknowledged_lsn.load(Ordering::Relaxed));
+        let Ok(heard) = tokio::time::timeout(PATIENCE, self.session.next()).await else { return Ok(None) };
+        let mut heard = Some(heard?);
+        let mut bytes = 0;
         while let Some(next) = heard {
             match next {
-                Heard::Row(row) => page.events.extend(self.take(*row)),
+                Heard::Row(row) => {
+                    bytes += row.event.bytes();
+                    page.events.extend(self.take(*row)?);
+                }
                 Heard::Mark { snapshot, lsn } => {
                     self.beyond_mark.retain(|_, xid| !snapshot.sees(*xid));
                     let cursor = Cursor { base: snapshot, tick: None };
                     let mut marks = source.marks.lock().expect("never poisoned");
                     page.mark = Some(marks.set(cursor.clone(), Some(lsn)));
-                    return Ok((page, Some(cursor)));
+                    return Ok(Some(cursor));
                 }
+                Heard::Described => self.session.is_whole().await?,
                 Heard::Nothing => {}
             }
-            if page.events.len() >= limit {
+            if page.events.len() >= limit || bytes >= PageSize::BYTES {
                 break;
             }
             heard = self.session.next_at_once().transpose()?;
         }
-        Ok((page, None))
+        Ok(None)
     }
 
-    fn take(&mut self, row: Row) -> Option<Event> {
-        if self.polled.sees(row.xid) {
-            return None;
+    fn take(&mut self, row: Row) -> Result<Option<Event>> {
+        let xid = row.xid.ok_or_else(|| Error::Replication("a row without xid".into()))?;
+        if self.polled.sees(xid) {
+            return Ok(None);
         }
-        self.beyond_mark.insert(row.event.id, row.xid);
+        self.beyond_mark.insert(row.event.id, xid);
         self.session.has_events();
-        Some(row.event)
+        Ok(Some(row.event))
     }
 }

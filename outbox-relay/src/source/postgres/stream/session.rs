@@ -1,13 +1,15 @@
-//! One replication connection: its temporary slot, its stream, and the marks written into the log.
+//! One replication connection: its slot, its stream, and the marks written into the log.
 
 use super::decode::{Decoder, Row};
+use super::publication::{self, MARK, Publication};
+use super::slot::Lasting;
 use crate::error::{Error, Result};
 use crate::source::postgres::cursor::Snapshot;
 use crate::source::postgres::table::Table;
 use futures::FutureExt as _;
 use pgwire_replication::client::ReplicationEvent;
 use pgwire_replication::{Lsn, PgWireError, ReplicationClient, ReplicationConfig};
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::PgPool;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -30,13 +32,18 @@ pub(super) enum Heard {
     Row(Box<Row>),
     /// All that this snapshot sees has been said.
     Mark { snapshot: Snapshot, lsn: u64 },
+    /// The table was described anew: it, or its publication, may have been changed. Ask
+    /// [`Session::is_whole`] before the next row is believed to be the next one.
+    Described,
     /// Nothing of interest.
     Nothing,
 }
 
 pub(in crate::source::postgres) struct Session {
     client: ReplicationClient,
+    pool: PgPool,
     decoder: Decoder,
+    publication: Publication,
     busy: Arc<AtomicBool>,
     marker: tokio::task::JoinHandle<()>,
 }
@@ -53,21 +60,38 @@ impl Drop for Session {
     }
 }
 
+/// What a session is opened with.
+#[derive(Debug)]
+pub(super) struct Opening {
+    pub(super) pool: PgPool,
+    pub(super) target: ReplicationConfig,
+    pub(super) table: Table,
+    /// Whether values may come in binary, as far as the table goes.
+    pub(super) binary: bool,
+    /// The publication to be read, if it is not our own.
+    pub(super) publication: Option<String>,
+    /// `None`: a slot that ends with the session, and begins now.
+    pub(super) lasting: Option<Lasting>,
+}
+
 impl Session {
-    /// Makes the slot and starts the stream. Waits for transactions that are open now.
-    pub(super) async fn open(pool: PgPool, mut target: ReplicationConfig, table: Table) -> Result<Self> {
-        let publication = publish(&pool, &table).await?;
-        target.slot = format!("outbox_relay_{}", Uuid::new_v4().simple());
-        target.publication = publication.into();
-        let slot = target.slot.clone();
-        let mut client = ReplicationClient::connect_gated(target).await.map_err(failed)?;
-        let create = format!("CREATE_REPLICATION_SLOT {slot} TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT");
-        client.simple_query(&create).await.map_err(failed)?;
-        client.start().await.map_err(failed)?;
+    /// Makes the slot, unless it is there, and starts the stream. Making one waits for transactions
+    /// that are open now.
+    pub(super) async fn open(opening: Opening) -> Result<Self> {
+        let Opening { pool, mut target, table, binary, publication, lasting } = opening;
+        // A publication of somebody else's may have tables with values that have no binary form.
+        let binary = binary && publication.is_none();
+        let publication = publication::find(&pool, &table, publication).await?;
+        target.publication = publication.name.clone().into();
+        target.binary = binary && takes_binary(&pool).await?;
+        let mut client = match lasting {
+            None => temporary(target).await?,
+            Some(lasting) => lasting.start(&pool, target).await?,
+        };
         client.wait_started().await.map_err(failed)?;
         let busy = Arc::new(AtomicBool::new(true));
-        let marker = tokio::spawn(mark(pool, busy.clone()));
-        Ok(Self { client, decoder: Decoder::new(table), busy, marker })
+        let marker = tokio::spawn(mark(pool.clone(), publication.clone(), busy.clone()));
+        Ok(Self { client, pool, decoder: Decoder::new(table), publication, busy, marker })
     }
 
     /// What the stream says next. Dropping the future loses nothing.
@@ -79,6 +103,14 @@ impl Session {
     /// The same, if it has been said already.
     pub(super) fn next_at_once(&mut self) -> Option<Result<Heard>> {
         self.next().now_or_never()
+    }
+
+    /// Checks that the publication is what it was when the stream began.
+    pub(super) async fn is_whole(&self) -> Result<()> {
+        if publication::is_as_found(&self.pool, &self.publication).await? {
+            return Ok(());
+        }
+        Err(Error::Replication("the publication was changed".into()))
     }
 
     /// Everything up to here may be forgotten.
@@ -93,16 +125,23 @@ impl Session {
 
     fn hear(&mut self, event: ReplicationEvent) -> Result<Heard> {
         match event {
-            ReplicationEvent::XLogData { data, .. } => {
-                let row = self.decoder.decode(&data).map_err(Error::Replication)?;
-                Ok(row.map_or(Heard::Nothing, |row| Heard::Row(Box::new(row))))
+            ReplicationEvent::XLogData { data, wal_start, .. } => {
+                let described = self.decoder.described;
+                let row = self.decoder.decode(wal_start.as_u64(), &data).map_err(Error::Replication)?;
+                let again = described > 0 && self.decoder.described > described;
+                let other = if again { Heard::Described } else { Heard::Nothing };
+                Ok(row.map_or(other, |row| Heard::Row(Box::new(row))))
             }
             ReplicationEvent::Message { prefix, content, lsn, .. } if prefix == PREFIX => {
                 let text = std::str::from_utf8(&content).unwrap_or_default();
                 if text == READ_TABLE {
                     return Err(Error::Replication("told to read the table".into()));
                 }
-                let snapshot = text.parse().map_err(Error::Replication)?;
+                let (snapshot, state) = text.split_once('|').unwrap_or((text, ""));
+                if state != self.publication.state {
+                    return Err(Error::Replication("the publication was changed".into()));
+                }
+                let snapshot = snapshot.parse().map_err(Error::Replication)?;
                 Ok(Heard::Mark { snapshot, lsn: lsn.as_u64() })
             }
             _ => Ok(Heard::Nothing),
@@ -110,8 +149,19 @@ impl Session {
     }
 }
 
+/// A connection that streams from a slot of its own.
+async fn temporary(mut target: ReplicationConfig) -> Result<ReplicationClient> {
+    target.slot = format!("outbox_relay_{}", Uuid::new_v4().simple());
+    let create =
+        format!("CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT", target.slot);
+    let mut client = ReplicationClient::connect_gated(target).await.map_err(failed)?;
+    client.simple_query(&create).await.map_err(failed)?;
+    client.start().await.map_err(failed)?;
+    Ok(client)
+}
+
 /// Writes the current snapshot into the log, again and again.
-async fn mark(pool: PgPool, busy: Arc<AtomicBool>) {
+async fn mark(pool: PgPool, publication: Publication, busy: Arc<AtomicBool>) {
     let mut quiet = 0;
     loop {
         tokio::time::sleep(MARK_EVERY).await;
@@ -120,28 +170,24 @@ async fn mark(pool: PgPool, busy: Arc<AtomicBool>) {
             continue;
         }
         quiet = 0;
-        let emit = "SELECT pg_logical_emit_message(false, $1, pg_current_snapshot()::text)::text";
-        if let Err(error) = sqlx::query(emit).bind(PREFIX).execute(&pool).await {
+        let written = sqlx::query(MARK)
+            .bind(&publication.name)
+            .bind(&publication.table)
+            .bind(PREFIX)
+            .execute(&pool)
+            .await;
+        if let Err(error) = written {
             tracing::debug!(%error, "no mark could be written");
             busy.store(true, Ordering::Relaxed);
         }
     }
 }
 
-/// The publication of the table's inserts, made if it is missing.
-async fn publish(pool: &PgPool, table: &Table) -> Result<String> {
-    let name = format!("outbox_relay_{}", table.name.replace('.', "_"));
-    let exists: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = $1)")
-        .bind(&name)
-        .fetch_one(pool)
-        .await?;
-    if !exists {
-        let create = format!("CREATE PUBLICATION {name} FOR TABLE {} WITH (publish = 'insert')", table.name);
-        sqlx::query(AssertSqlSafe(create)).execute(pool).await?;
-    }
-    Ok(name)
+async fn takes_binary(pool: &PgPool) -> Result<bool> {
+    let version = "SELECT current_setting('server_version_num')::int >= 140000";
+    Ok(sqlx::query_scalar(version).fetch_one(pool).await?)
 }
 
-fn failed(error: PgWireError) -> Error {
+pub(super) fn failed(error: PgWireError) -> Error {
     Error::Replication(error.to_string())
 }

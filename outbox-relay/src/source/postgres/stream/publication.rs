@@ -1,0 +1,109 @@
+//! The publication that is streamed, and whether it is still the one it was.
+//!
+//! What a publication leaves out (the table, its inserts, some of its rows) is missing in the stream without
+//! a word, and a mark would acknowledge it as published. So a publication is streamed only if it has all of
+//! the table's inserts, and every mark says which publication it was written under: one that was changed,
+//! even if it was changed back, ends the stream, and what it left out is found by polling. Nor may a row that
+//! is sent after such a change overtake one that was left out: after a change the server describes the table
+//! anew, and then the publication is looked at before the next row is taken.
+
+use crate::error::{Error, Result};
+use crate::source::postgres::table::Table;
+use sqlx::{AssertSqlSafe, PgPool, Row as _};
+
+/// A publication, and the state it was found in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Publication {
+    pub(super) name: String,
+    pub(super) table: String,
+    /// Changes with every change of the publication, or of the table's part in it.
+    pub(super) state: String,
+}
+
+/// `$1` publication, `$2` table: what is to be known of it. The catalog's rows are written anew by every
+/// change.
+macro_rules! select {
+    ($($what:literal),+) => {
+        concat!(
+            "SELECT ", $($what,)+
+            " FROM pg_publication AS p \
+              LEFT JOIN pg_publication_rel AS r ON r.prpubid = p.oid AND r.prrelid = to_regclass($2) \
+              WHERE p.pubname = $1"
+        )
+    };
+}
+
+const LOOK: &str = select!(
+    "concat_ws(' ', p.oid, p.xmin, r.oid, r.xmin) AS state, ",
+    "p.puballtables OR r.oid IS NOT NULL AS has_table, ",
+    // Filters and lists of columns came with Postgres 15: earlier rows have no such field.
+    "p.pubinsert AND to_jsonb(r) ->> 'prqual' IS NULL AND to_jsonb(r) ->> 'prattrs' IS NULL AS whole"
+);
+
+/// `$1` publication, `$2` table, `$3` prefix: writes a mark.
+pub(super) const MARK: &str = concat!(
+    "SELECT pg_logical_emit_message(false, $3, pg_current_snapshot()::text || '|' || coalesce((",
+    select!("concat_ws(' ', p.oid, p.xmin, r.oid, r.xmin)"),
+    "), ''))::text"
+);
+
+/// The publication of this name, or our own, which is made if it is missing.
+pub(super) async fn find(pool: &PgPool, table: &Table, given: Option<String>) -> Result<Publication> {
+    if let Some(name) = given {
+        return match look(pool, table, &name).await? {
+            Found::Whole(state) => Ok(Publication { name, table: table.name.clone(), state }),
+            Found::Partial | Found::WithoutTable => Err(lacks(&name, table)),
+            Found::Nothing => Err(Error::Replication(format!("there is no publication {name}"))),
+        };
+    }
+    let name = table.own("outbox_relay");
+    let change = match look(pool, table, &name).await? {
+        Found::Whole(state) => return Ok(Publication { name, table: table.name.clone(), state }),
+        Found::Partial => return Err(lacks(&name, table)),
+        // The table was dropped and made anew.
+        Found::WithoutTable => format!("ALTER PUBLICATION {name} ADD TABLE {}", table.name),
+        Found::Nothing => {
+            format!("CREATE PUBLICATION {name} FOR TABLE {} WITH (publish = 'insert')", table.name)
+        }
+    };
+    sqlx::query(AssertSqlSafe(change)).execute(pool).await?;
+    match look(pool, table, &name).await? {
+        Found::Whole(state) => Ok(Publication { name, table: table.name.clone(), state }),
+        _ => Err(lacks(&name, table)),
+    }
+}
+
+/// Whether nobody has changed it since.
+pub(super) async fn is_as_found(pool: &PgPool, publication: &Publication) -> Result<bool> {
+    let row = sqlx::query(LOOK).bind(&publication.name).bind(&publication.table).fetch_optional(pool).await?;
+    let state = row.map(|row| row.try_get::<String, _>("state")).transpose()?;
+    Ok(state.as_deref() == Some(&publication.state))
+}
+
+enum Found {
+    Nothing,
+    /// It does not publish the table at all.
+    WithoutTable,
+    /// Not its inserts, or not all rows or columns.
+    Partial,
+    /// All of the table's inserts, as long as the state is this.
+    Whole(String),
+}
+
+async fn look(pool: &PgPool, table: &Table, name: &str) -> Result<Found> {
+    let row = sqlx::query(LOOK).bind(name).bind(&table.name).fetch_optional(pool).await?;
+    let Some(row) = row else { return Ok(Found::Nothing) };
+    Ok(match (row.try_get("has_table")?, row.try_get("whole")?) {
+        (false, _) => Found::WithoutTable,
+        (true, false) => Found::Partial,
+        (true, true) => Found::Whole(row.try_get("state")?),
+    })
+}
+
+fn lacks(name: &str, table: &Table) -> Error {
+    Error::Replication(format!(
+        "the publication {name} does not publish all inserts of {}: ALTER PUBLICATION {name} SET TABLE {} and SET \
+         (publish = 'insert')",
+        table.name, table.name
+    ))
+}

@@ -1,0 +1,159 @@
+//! Streaming is an optimisation: whatever is done to it, the table has what it misses.
+
+use outbox::Message;
+use outbox_relay::{MemorySink, PostgresSource};
+use sqlx::{Connection, PgConnection, query, raw_sql};
+use tests::servers::postgres::{Database, fresh_database};
+use uuid::Uuid;
+
+use super::running::Running;
+
+const TOPIC: &str = "outbox.event.order";
+const PUBLICATION: &str = "outbox_relay_outbox_event";
+
+async fn migrated() -> (Database, PgConnection) {
+    let database = fresh_database().await;
+    let mut connection = PgConnection::connect(database.url()).await.unwrap();
+    outbox::migrate(&mut connection).await.unwrap();
+    (database, connection)
+}
+
+async fn place(connection: &mut PgConnection) -> Uuid {
+    let message = Message::new("order", 7, "OrderPlaced").payload("{}");
+    let id = message.event_id();
+    outbox::enqueue(connection, message).await.unwrap();
+    id
+}
+
+/// Its publication outlives a table, and publishes nothing then: no row, and no error.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_was_dropped_and_made_anew_is_streamed() {
+    let (database, mut connection) = migrated().await;
+    let broker = MemorySink::new();
+    let relay = Running::start(PostgresSource::connect(database.url()).await.unwrap(), &broker);
+    relay.until(async |stats| stats.is_streaming()).await;
+    relay.stop().await;
+    raw_sql("DROP SCHEMA outbox CASCADE").execute(&mut connection).await.unwrap();
+    outbox::migrate(&mut connection).await.unwrap();
+
+    let relay = Running::start(PostgresSource::connect(database.url()).await.unwrap(), &broker);
+    relay.until(async |stats| stats.is_streaming()).await;
+    let id = place(&mut connection).await;
+    relay.until(async |_| broker.ids(TOPIC) == [id]).await;
+    relay.stop().await;
+}
+
+/// What a changed publication leaves out must not be acknowledged by a mark that comes after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publication_that_is_changed_under_the_stream_loses_nothing() {
+    let (database, mut connection) = migrated().await;
+    let broker = MemorySink::new();
+    let relay = Running::start(PostgresSource::connect(database.url()).await.unwrap(), &broker);
+    let mut placed = Vec::new();
+    for change in [
+        format!("ALTER PUBLICATION {PUBLICATION} DROP TABLE outbox.event"),
+        format!("ALTER PUBLICATION {PUBLICATION} SET (publish = 'update')"),
+        format!("DROP PUBLICATION {PUBLICATION}"),
+    ] {
+        relay.until(async |stats| stats.is_streaming()).await;
+        placed.push(place(&mut connection).await);
+        relay.until(async |_| broker.ids(TOPIC) == placed).await;
+        raw_sql(sqlx::AssertSqlSafe(change)).execute(&mut connection).await.unwrap();
+        placed.push(place(&mut connection).await);
+        // As a person would who notices at once.
+        let mend = format!(
+            "DROP PUBLICATION IF EXISTS {PUBLICATION}; \
+             CREATE PUBLICATION {PUBLICATION} FOR TABLE outbox.event WITH (publish = 'insert')"
+        );
+        raw_sql(sqlx::AssertSqlSafe(mend)).execute(&mut connection).await.unwrap();
+        placed.push(place(&mut connection).await);
+        relay.until(async |_| broker.ids(TOPIC).len() == placed.len()).await;
+        assert_eq!(broker.ids(TOPIC), placed);
+    }
+    relay.stop().await;
+}
+
+/// The slot goes with its connection; a relay whose connection is ended polls and streams again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_is_dropped_again_and_again_loses_nothing() {
+    let (database, mut connection) = migrated().await;
+    let broker = MemorySink::new();
+    let relay = Running::start(PostgresSource::connect(database.url()).await.unwrap(), &broker);
+    let mut placed = Vec::new();
+    for _ in 0..3 {
+        relay.until(async |stats| stats.is_streaming()).await;
+        placed.push(place(&mut connection).await);
+        let end = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots \
+                   WHERE database = current_database() AND active";
+        query(end).execute(&mut connection).await.unwrap();
+        placed.push(place(&mut connection).await);
+        relay.until(async |_| broker.ids(TOPIC).len() == placed.len()).await;
+        assert_eq!(broker.ids(TOPIC), placed);
+    }
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_notifier_brings_a_look_forward() {
+    let (database, mut connection) = migrated().await;
+    let broker = MemorySink::new();
+    let source = PostgresSource::connect(database.url()).await.unwrap().never_stream();
+    let relay = Running::start(source, &broker);
+    let notifier = outbox::Notifier::start(database.pool(1).await);
+    // Which of the two comes first is chance each time; that the notification always comes second is not.
+    relay
+        .until(async |stats| {
+            place(&mut connection).await;
+            notifier.committed();
+            stats.woken.get() > 0
+        })
+        .await;
+    relay.stop().await;
+}
+
+/// The grants that the README names are enough, and with one less the doctor says which.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_with_no_right_too_many_relays() {
+    let (database, mut connection) = migrated().await;
+    let broker = MemorySink::new();
+    let role = format!("relay_{}", Uuid::new_v4().simple());
+    let grants = format!(
+        "CREATE ROLE {role} LOGIN REPLICATION; \
+         GRANT USAGE ON SCHEMA outbox TO {role}; \
+         GRANT SELECT, DELETE ON outbox.event TO {role}; \
+         GRANT SELECT, INSERT, UPDATE ON outbox.relay TO {role}; \
+         GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.parked TO {role}; \
+         GRANT SELECT ON outbox.migration TO {role}; \
+         CREATE PUBLICATION {PUBLICATION} FOR TABLE outbox.event WITH (publish = 'insert')"
+    );
+    raw_sql(sqlx::AssertSqlSafe(grants)).execute(&mut connection).await.unwrap();
+    let url = database.url().replacen("postgres@", &format!("{role}@"), 1);
+    let source = PostgresSource::connect(&url).await.unwrap();
+    let findings = source.examine().await;
+    let problems: Vec<_> =
+        findings.iter().filter(|f| f.severity == outbox_relay::doctor::Severity::Problem).collect();
+    assert!(problems.is_empty(), "{problems:?}");
+
+    let relay = Running::start(source, &broker);
+    relay.until(async |stats| stats.is_streaming()).await;
+    let id = place(&mut connection).await;
+    relay.until(async |_| broker.ids(TOPIC) == [id]).await;
+    let rows = "SELECT count(*) FROM outbox.event";
+    relay
+        .until(async |_| sqlx::query_scalar::<_, i64>(rows).fetch_one(&mut connection).await.unwrap() == 0)
+        .await;
+    relay.stop().await;
+
+    let revoke = format!("REVOKE DELETE ON outbox.event FROM {role}; ALTER ROLE {role} NOREPLICATION");
+    raw_sql(sqlx::AssertSqlSafe(revoke)).execute(&mut connection).await.unwrap();
+    let findings = PostgresSource::connect(&url).await.unwrap().examine().await;
+    let found: Vec<String> = findings.iter().map(ToString::to_string).collect();
+    for expected in [
+        "PROBLEM this role lacks DELETE on outbox.event\n        → GRANT DELETE ON outbox.event",
+        "warning this role may not stream: events are polled\n        → ALTER ROLE … REPLICATION",
+    ] {
+        assert!(found.iter().any(|finding| finding.contains(expected)), "{expected:?} is not in {found:#?}");
+    }
+    let clean = format!("DROP OWNED BY {role}; DROP ROLE {role}");
+    raw_sql(sqlx::AssertSqlSafe(clean)).execute(&mut connection).await.unwrap();
+}
