@@ -1,0 +1,75 @@
+//! The Kafka that is published to, and what a producer alone reaches on it.
+
+use outbox_relay::history::Published;
+use outbox_relay::rdkafka::ClientConfig;
+use outbox_relay::rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer as _, ThreadedProducer};
+use outbox_relay::sink::KafkaSettings;
+use outbox_relay::sink::kafka::Reader;
+use std::time::{Duration, Instant};
+use tests::servers::Kafka;
+use uuid::Uuid;
+
+const PARTITIONS: i32 = 6;
+const KEYS: u32 = 10_000;
+
+/// A broker, warm.
+pub(crate) struct Broker {
+    server: Kafka,
+}
+
+impl Broker {
+    pub(crate) async fn start() -> Self {
+        let broker = Self { server: Kafka::start_tuned().await };
+        // The broker's machine compiles what is hot only after some time.
+        broker.bare_producer(3_000_000).await;
+        broker
+    }
+
+    pub(crate) fn address(&self) -> String {
+        self.server.bootstrap()
+    }
+
+    /// A topic that is empty.
+    pub(crate) async fn topic(&self) -> String {
+        let name = format!("bench-{}", Uuid::now_v7());
+        self.server.create_topic(&name, PARTITIONS).await;
+        name
+    }
+
+    /// Records a second of 200 bytes, with a key, that the relay's producer sends if nothing else is to do.
+    pub(crate) async fn bare_producer(&self, records: u32) -> f64 {
+        let (brokers, topic) = (self.address(), self.topic().await);
+        tokio::task::spawn_blocking(move || produce(&brokers, &topic, records)).await.expect("does not panic")
+    }
+
+    /// All events in the topic.
+    pub(crate) async fn events(&self, topic: &str) -> Vec<Published> {
+        let reader = Reader::new(KafkaSettings::new(self.address()));
+        reader.events(&[topic.to_owned()]).await.expect("reads")
+    }
+}
+
+fn produce(brokers: &str, topic: &str, records: u32) -> f64 {
+    let producer: ThreadedProducer<DefaultProducerContext> = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("acks", "all")
+        .set("enable.idempotence", "true")
+        .set("partitioner", "murmur2_random")
+        .set("linger.ms", "0")
+        .set("queue.buffering.max.messages", "200000")
+        .create()
+        .expect("a producer");
+    let payload = [b'x'; 200];
+    let send = |number: u32| {
+        let key = (number % KEYS).to_string();
+        while producer.send(BaseRecord::to(topic).key(&key).payload(&payload[..])).is_err() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    send(0);
+    producer.flush(Duration::from_secs(30)).expect("warms up");
+    let begin = Instant::now();
+    (0..records).for_each(send);
+    producer.flush(Duration::from_secs(120)).expect("flushes");
+    f64::from(records) / begin.elapsed().as_secs_f64()
+}

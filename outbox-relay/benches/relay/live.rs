@@ -1,0 +1,173 @@
+//! From a commit's answer to the broker's acknowledgement.
+//!
+//! The relay runs in this process, so that one clock sees both, on a runtime of its own, as the sidecar has.
+
+use crate::broker::Broker;
+use crate::database::Database;
+use crate::{report, setting};
+use async_trait::async_trait;
+use outbox::uuid::Uuid;
+use outbox_relay::route::Record;
+use outbox_relay::sink::{Delivery, Failure, Sink};
+use outbox_relay::tokio_util::sync::CancellationToken;
+use outbox_relay::{KafkaSink, PostgresSource, Relay, Result, Routes, Tail};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+const WRITERS: i64 = 8;
+
+pub(crate) async fn measure(database: &Database, broker: &Broker) {
+    for streams in [true, false] {
+        database.empty().await;
+        let relay = start(database, broker, streams).await;
+        let committed = write(database).await;
+        while relay.arrived.lock().expect("never poisoned").len() < committed.at.len() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let arrived = relay.stop();
+        let way = if streams { "streaming" } else { "polling" };
+        show(way, &committed, &arrived);
+    }
+}
+
+/// When each event was committed, as its writer knows.
+struct Committed {
+    at: HashMap<Uuid, Instant>,
+    per_second: f64,
+}
+
+/// A relay on threads of its own.
+struct Running {
+    thread: std::thread::JoinHandle<Result<()>>,
+    stop: CancellationToken,
+    arrived: Arc<Mutex<HashMap<Uuid, Instant>>>,
+}
+
+async fn start(database: &Database, broker: &Broker, streams: bool) -> Running {
+    let topic = broker.topic().await;
+    let sink = Watched::to(&broker.address());
+    let (arrived, stop) = (sink.arrived.clone(), CancellationToken::new());
+    let (url, routes) = (database.url().to_owned(), Routes { topic, ..Routes::default() });
+    let (ready, is_ready) = tokio::sync::oneshot::channel();
+    let stopping = stop.clone();
+    let thread = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        runtime.expect("a runtime").block_on(async move {
+            let source = PostgresSource::connect(&url).await?;
+            let source = Arc::new(if streams { source } else { source.poll_only() });
+            let relay = Relay::between(source, Box::new(sink)).routes(routes);
+            let stats = relay.stats();
+            let running = tokio::spawn(relay.run(stopping));
+            while !stats.is_leading() || stats.is_streaming() != streams {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            ready.send(()).expect("somebody waits");
+            running.await.expect("does not panic")
+        })
+    });
+    is_ready.await.expect("the relay starts");
+    Running { thread, stop, arrived }
+}
+
+impl Running {
+    fn stop(self) -> HashMap<Uuid, Instant> {
+        self.stop.cancel();
+        self.thread.join().expect("does not panic").expect("ends well");
+        std::mem::take(&mut self.arrived.lock().expect("never poisoned"))
+    }
+}
+
+/// Commits at a steady rate, each event in a transaction of its own.
+async fn write(database: &Database) -> Committed {
+    let (rate, seconds) = (setting("BENCH_RATE", 3_000), setting("BENCH_SECONDS", 10));
+    let begin = tokio::time::Instant::now();
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|writer| {
+            let url = database.url().to_owned();
+            tokio::spawn(async move {
+                use outbox::sqlx::Connection as _;
+                let mut connection = outbox::sqlx::PgConnection::connect(&url).await.expect("connects");
+                let mut at = Vec::new();
+                for number in 0..rate * seconds / WRITERS {
+                    let due = Duration::from_secs_f64((number * WRITERS + writer) as f64 / rate as f64);
+                    tokio::time::sleep_until(begin + due).await;
+                    let key = (number * WRITERS + writer) % 10_000;
+                    let message = outbox::Message::new("order", key, "Placed").payload([b'x'; 200]);
+                    let id = message.event_id();
+                    outbox::enqueue(&mut connection, message).await.expect("enqueues");
+                    at.push((id, Instant::now()));
+                }
+                at
+            })
+        })
+        .collect();
+    let mut at = HashMap::new();
+    for writer in writers {
+        at.extend(writer.await.expect("does not panic"));
+    }
+    Committed { per_second: at.len() as f64 / begin.elapsed().as_secs_f64(), at }
+}
+
+fn show(way: &str, committed: &Committed, arrived: &HashMap<Uuid, Instant>) {
+    let mut took: Vec<Duration> =
+        committed.at.iter().map(|(id, at)| arrived[id].saturating_duration_since(*at)).collect();
+    took.sort();
+    let percentile = |p: usize| took[(took.len() - 1) * p / 1000].as_secs_f64() * 1e3;
+    let figures = format!(
+        "p50 {:.2} ms   p99 {:.2} ms   p99.9 {:.2} ms",
+        percentile(500),
+        percentile(990),
+        percentile(999)
+    );
+    report::fact(&format!("{way}, {:.0} commits/s, commit → ack", committed.per_second), &figures);
+}
+
+/// A sink that notes when the broker had each event.
+struct Watched {
+    sink: KafkaSink,
+    sent: HashMap<u64, Uuid>,
+    arrived: Arc<Mutex<HashMap<Uuid, Instant>>>,
+}
+
+impl Watched {
+    fn to(kafka: &str) -> Self {
+        let sink = KafkaSink::connect(kafka).expect("connects");
+        Self { sink, sent: HashMap::new(), arrived: Arc::default() }
+    }
+}
+
+#[async_trait]
+impl Sink for Watched {
+    fn longest_in_flight(&self) -> Duration {
+        self.sink.longest_in_flight()
+    }
+
+    fn send(&mut self, ticket: u64, record: &Record<'_>) -> std::result::Result<(), Failure> {
+        self.sent.insert(ticket, record.headers[0].1.parse().expect("the first header is the id"));
+        self.sink.send(ticket, record)
+    }
+
+    async fn deliveries(&mut self, into: &mut Vec<Delivery>) -> Result<()> {
+        let before = into.len();
+        self.sink.deliveries(into).await?;
+        let now = Instant::now();
+        let mut arrived = self.arrived.lock().expect("never poisoned");
+        for delivery in into[before..].iter().filter(|delivery| delivery.result.is_ok()) {
+            arrived.extend(self.sent.remove(&delivery.ticket).map(|id| (id, now)));
+        }
+        Ok(())
+    }
+
+    async fn reset(&mut self) -> Result<()> {
+        self.sink.reset().await
+    }
+
+    async fn ends(&mut self, topic: &str) -> Result<Vec<i64>> {
+        self.sink.ends(topic).await
+    }
+
+    async fn ids_since(&mut self, tail: &Tail) -> Result<HashSet<Uuid>> {
+        self.sink.ids_since(tail).await
+    }
+}
