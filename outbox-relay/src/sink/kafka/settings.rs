@@ -59,14 +59,16 @@ impl KafkaSettings {
     }
 
     pub(super) fn producer(&self) -> Result<ClientConfig> {
-        let mut config = ClientConfig::new();
-        config
-            .set("partitioner", "murmur2_random")
-            .set("linger.ms", "0")
-            .set("queue.buffering.max.messages", "200000")
-            .set("queue.buffering.max.kbytes", self.queue_kib.to_string());
-        for (name, value) in self.client()?.config_map() {
-            config.set(name, value);
+        let mut config = self.client()?;
+        for (name, value) in [
+            ("partitioner", "murmur2_random"),
+            ("linger.ms", "0"),
+            ("queue.buffering.max.messages", "200000"),
+            ("queue.buffering.max.kbytes", &self.queue_kib.to_string()),
+        ] {
+            if !self.properties.contains_key(name) {
+                config.set(name, value);
+            }
         }
         for (name, value) in FIXED {
             config.set(name, value);
@@ -145,6 +147,7 @@ mod tests {
         let config = settings.producer().expect("sound");
         assert_eq!(config.get("linger.ms"), Some("3"));
         assert_eq!(config.get("partitioner"), Some("murmur2_random"));
+        assert_eq!(config.get("sasl.password"), Some("hunter2"), "the producer needs it");
         KafkaSettings::new(" ").producer().expect_err("no brokers");
     }
 }
