@@ -115,6 +115,9 @@ pub(crate) fn observe(stats: &Arc<Stats>, outbox: &str) {
 fn span_context(traceparent: &str) -> Option<SpanContext> {
     let mut parts = traceparent.trim().split('-');
     let (_version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    if (trace.len(), span.len()) != (32, 16) {
+        return None;
+    }
     let flags = TraceFlags::new(u8::from_str_radix(flags, 16).ok()?);
     let (trace, span) = (TraceId::from_hex(trace).ok()?, SpanId::from_hex(span).ok()?);
     let context = SpanContext::new(trace, span, flags, true, TraceState::default());

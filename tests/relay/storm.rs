@@ -85,7 +85,7 @@ async fn relays_broker_database_connections_and_slot_fail_under_twenty_writers()
     }
     writers.close().await;
     let duplicates = world.shop.check().await;
-    world.shop.check_received().await;
+    world.shop.check_received(&consumer).await;
     println!("{duplicates} duplicates in the topic, none behind the inbox");
     assert!(!consumer.is_finished(), "the consumer waits for what is down");
     stop.cancel();

@@ -31,8 +31,8 @@ pub(super) fn parse(url: &str) -> Option<ReplicationConfig> {
             .with_port(port)
             .with_options("-c timezone=UTC -c datestyle=ISO -c bytea_output=hex")
             .with_application_name(APPLICATION)
-            // It is counted in messages: few of them, because each may be large.
-            .with_buffer_size(256)
+            // Counted in messages, of any size. With few of them, writer and reader wake each other for each.
+            .with_buffer_size(4_096)
             .with_status_interval(std::time::Duration::from_secs(1));
     target.tls = tls;
     Some(target)
