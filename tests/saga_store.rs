@@ -10,7 +10,7 @@ use saga_core::store::{
     StartReply, Store, Then, connect,
 };
 use saga_core::testing::conformance::{self, Database};
-use saga_core::{Name, RunId, WorkerId};
+use saga_core::{Attributes, Name, Priority, RunId, WorkerId};
 use sqlx::{Connection, Executor, PgConnection};
 use tests::proxy::Proxy;
 use tests::servers::{Postgres, postgres};
@@ -57,6 +57,9 @@ fn start(saga: &str, owned: bool) -> Start {
         digest: [7; 32],
         body: "[]".into(),
         owned,
+        key: None,
+        priority: Priority::Normal,
+        attributes: Attributes::default(),
     }
 }
 
@@ -67,7 +70,7 @@ async fn owned(store: &PostgresStore, fence: Fence, saga: &str) -> RunId {
 }
 
 fn go(run: RunId, number: u32) -> Commit {
-    Commit { run, number, body: "[]".into(), mail: Vec::new(), then: Then::Go, pivot: false }
+    Commit { run, number, body: "[]".into(), mail: Vec::new(), then: Then::Go, key: None, pivot: false }
 }
 
 fn everything(fence: Fence) -> Claim {

@@ -27,6 +27,11 @@ function h(name, props = {}, ...children) {
 
 const words = (name) => name.replaceAll("_", " ");
 const badge = (name) => h("span", { className: `badge is-${name}` }, words(name));
+// What else there is to know of a run at a glance.
+const beside = (run) => [
+  run.key && ` · key ${run.key}`, run.priority && ` · ${run.priority} priority`,
+  ...Object.entries(run.attributes ?? {}).map(([name, value]) => ` · ${name}=${value}`),
+].filter(Boolean).join("");
 const link = (run, text) => h("a", { href: `#/run/${encodeURIComponent(run)}` }, text);
 const button = (text, click, className = "") => h("button", { type: "button", className, on: { click } }, text);
 
@@ -99,7 +104,7 @@ const pages = {
       const count = (state) => counts.filter((c) => stateName(c.state) === state).reduce((sum, c) => sum + c.runs, 0);
       const tile = (name, value, href) =>
         h("a", { className: "tile", href }, h("b", { className: `is-${name}` }, value.toLocaleString("en")), words(name));
-      const states = ["blocked", "running", "waiting", "completed", "compensated", "partially_compensated"];
+      const states = ["blocked", "running", "queued", "waiting", "completed", "compensated", "partially_compensated"];
       const tiles = h("div", { className: "tiles" },
         states.map((state) => tile(state, count(state), `#/sagas?state=${state}`)),
         tile("workers", workers.length, "#/workers"));
@@ -129,15 +134,16 @@ const pages = {
       const choice = (name, label, values) => h("select", { ariaLabel: label, on: { change: (e) => go({ [name]: e.target.value }) } },
         h("option", { value: "" }, label),
         values.map((value) => h("option", { value, selected: filters[name] === value }, words(value))));
-      const states = ["running", "waiting", "blocked", "completed", "compensated", "partially_compensated"];
+      const states = ["running", "queued", "waiting", "blocked", "completed", "compensated", "partially_compensated"];
       const bar = h("div", { className: "row" },
         choice("state", "every state", states), choice("definition", "every definition", names),
         h("input", { placeholder: "id contains", ariaLabel: "id contains", value: filters.id ?? "", on: { change: (e) => go({ id: e.target.value }) } }),
+        h("input", { placeholder: "attribute=value", ariaLabel: "attribute", value: filters.attribute ?? "", on: { change: (e) => go({ attribute: e.target.value }) } }),
         h("select", { ariaLabel: "age", on: { change: (e) => go({ older_than_seconds: e.target.value }) } },
           [["", "any age"], ["60", "for over a minute"], ["3600", "for over an hour"], ["86400", "for over a day"]].map(
             ([value, text]) => h("option", { value, selected: (filters.older_than_seconds ?? "") === value }, text))));
       const rows = page.runs.map((run) => [
-        badge(stateName(run.state)), link(run.run, `${run.definition}/${run.saga}`), run.version, age(run.since), clock(run.started_at).slice(0, 19) + "Z",
+        badge(stateName(run.state)), h("span", {}, link(run.run, `${run.definition}/${run.saga}`), h("span", { className: "soft" }, beside(run))), run.version, age(run.since), clock(run.started_at).slice(0, 19) + "Z",
       ]);
       return [bar, h("p"),
         rows.length ? table([["tight", "State"], ["", "Saga"], ["number", "Version"], ["tight", "For"], ["tight", "Started"]], rows)
@@ -168,7 +174,8 @@ const pages = {
       const facts = h("p", { className: "soft" },
         `version ${summary.version}, ${view.commits} commits, started ${clock(summary.started_at)}, `,
         summary.owner ? "owned by worker " : "owned by nobody", summary.owner && h("span", { className: "mono" }, summary.owner),
-        h("br"), "run ", h("span", { className: "mono" }, summary.run));
+        h("br"), "run ", h("span", { className: "mono" }, summary.run), beside(summary),
+        summary.key_held_by && h("span", {}, ", which ", link(summary.key_held_by, "another saga"), " holds"));
       const blocked = view.blocked && h("div", { className: "card alarm" },
         h("strong", {}, `Blocked at ${view.blocked.at}`), h("div", {}, view.blocked.cause && sentence(causes[view.blocked.cause] ?? words(view.blocked.cause))),
         h("pre", {}, view.blocked.failure),
@@ -189,10 +196,10 @@ const pages = {
     load: () => api("/api/definitions"),
     draw(definitions) {
       if (!definitions.length) return [h("div", { className: "empty" }, "No worker has registered a definition yet.")];
-      const heads = [["", "Definition"], ["number", "Version"], ["", "Steps"], ["number", "Running"], ["number", "Waiting"], ["number", "Blocked"], ["", ""]];
+      const heads = [["", "Definition"], ["number", "Version"], ["", "Steps"], ["number", "Running"], ["number", "Queued"], ["number", "Waiting"], ["number", "Blocked"], ["", ""]];
       return [table(heads, definitions.map((d) => [
         h("a", { href: `#/sagas?${query({ definition: d.name })}` }, d.name), d.version,
-        h("span", { className: "soft" }, d.steps.join(" · ")), d.running, d.waiting, d.blocked,
+        h("span", { className: "soft" }, d.steps.join(" · ")), d.running, d.queued, d.waiting, d.blocked,
         d.overdue ? h("span", { className: "is-blocked" }, `${d.overdue.runs} overdue for `, age(d.overdue.since), `: ${d.overdue.why}`)
           : d.registered ? "" : "not registered",
       ]))];

@@ -97,7 +97,12 @@ impl From<client::Error> for Fault {
         let exit = match error {
             client::Error::Store(store) => return store.into(),
             client::Error::Mismatch { .. } => Exit::No,
-            client::Error::BadId(_) | client::Error::Payload { .. } => Exit::Usage,
+            client::Error::BadId(_)
+            | client::Error::BadKey(_)
+            | client::Error::BadAttribute(_)
+            | client::Error::NeedsKey { .. }
+            | client::Error::TooLarge { .. }
+            | client::Error::Payload { .. } => Exit::Usage,
             client::Error::NotRegistered { .. } | client::Error::NoSuchSaga(_) => Exit::Missing,
             _ => Exit::Store,
         };

@@ -167,3 +167,57 @@ async fn what_waits_is_asked_to_try_now() {
     assert_eq!((retry.exit, retry.out.as_str()), (0, "accepted\n"), "{retry:?}");
     shop.until(run, State::Ended(EndKind::Completed)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sagas_wait_their_turn_and_are_found_by_what_they_are_about() {
+    let shop =
+        Shop::open(Bank::default().fails("charge", vec![StepError::not_applied("bank is down")])).await;
+    let start = |id: &'static str, customer: &'static str| {
+        ["start", "place-order", id, "[]", "--key", "till-1", "--attribute", customer, "--priority", "high"]
+    };
+    let first = shop.saga(&start("order-1", "customer=17")).await;
+    assert_eq!(first.exit, 0, "{first:?}");
+    let holder = first.out.trim().to_owned();
+    shop.until(holder.parse().unwrap(), State::Waiting).await;
+    let second = shop.saga(&start("order-2", "customer=18")).await;
+    shop.until(second.out.trim().parse().unwrap(), State::Queued).await;
+
+    let found = shop.saga(&["list", "--attribute", "customer=17", "--json"]).await.json();
+    let runs = found["runs"].as_array().unwrap();
+    assert_eq!((runs.len(), runs[0]["run"].as_str()), (1, Some(holder.as_str())), "{found}");
+    assert_eq!(runs[0]["attributes"]["customer"], "17");
+    assert_eq!(runs[0]["priority"], "high");
+    let nobody = ["list", "--attribute", "customer=17", "--attribute", "channel=web"];
+    assert_eq!(shop.saga(&nobody).await.out, "no such sagas\n");
+    let queued = shop.saga(&["list", "--state", "queued"]).await;
+    assert!(
+        queued.out.contains(&format!("key till-1, held by {holder}, high priority, customer=18")),
+        "{queued:?}"
+    );
+    let show = shop.saga(&["show", "place-order/order-2"]).await;
+    let told = format!("waits for key till-1, which run {holder} holds\n  high priority\n  customer=18\n");
+    assert!(show.out.contains(&told), "{}", show.out);
+    assert!(shop.saga(&["show", "place-order/order-1"]).await.out.contains("  holds key till-1\n"));
+
+    // Who waits can be cancelled while the other holds the key.
+    let cancel = ["cancel", "place-order/order-2", "--why", "a test", "--who", "eve", "--wait", "60s"];
+    let cancel = shop.saga(&cancel).await;
+    assert_eq!((cancel.exit, cancel.out.as_str()), (0, "accepted\n"));
+    shop.until(second.out.trim().parse().unwrap(), COMPENSATED).await;
+    let wrong = shop.saga(&["start", "place-order", "order-3", "[]", "--attribute", "customer="]).await;
+    assert_eq!((wrong.exit, wrong.err.contains("the value of attribute customer")), (2, true), "{wrong:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blocked_sagas_are_listed_by_their_error() {
+    let rejected = |why: &str| vec![StepError::rejected(why)];
+    let bank = Bank::default().fails("charge", rejected("no funds")).fails("release a", rejected("gone"));
+    let shop = Shop::open(bank).await;
+    let run = shop.order("order-1", &["a"], State::Blocked).await;
+    let groups = shop.saga(&["blocked", "--json"]).await.json();
+    let group = groups["groups"][0]["id"].as_str().unwrap().to_owned();
+    let found = shop.saga(&["list", "--error", &group, "--json"]).await.json();
+    assert_eq!(found["runs"][0]["run"].as_str(), Some(run.to_string().as_str()), "{found}");
+    assert_eq!(shop.saga(&["list", "--error", "0000000000"]).await.out, "no such sagas\n");
+    assert_eq!(shop.saga(&["list", "--error", &group, "--state", "waiting"]).await.out, "no such sagas\n");
+}

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use saga_core::id::Fingerprint;
 use saga_core::journal::EndKind;
 use saga_core::store::{Backend, Commit, Fence, NewWorker, PostgresStore, Start, Then, connect};
-use saga_core::{Name, RunId, WorkerId};
+use saga_core::{Attributes, Name, Priority, RunId, WorkerId};
 
 /// How long each figure is measured.
 const SPAN: Duration = Duration::from_secs(3);
@@ -77,6 +77,9 @@ fn starts(count: usize) -> Vec<Start> {
             digest: [7; 32],
             body: BODY.into(),
             owned: true,
+            key: None,
+            priority: Priority::Normal,
+            attributes: Attributes::default(),
         }
     };
     (0..count).map(|_| start()).collect()
@@ -90,6 +93,7 @@ fn commits(starts: &[Start], number: u32, then: Then) -> Vec<Commit> {
         mail: Vec::new(),
         then,
         pivot: false,
+        key: None,
     };
     starts.iter().map(commit).collect()
 }

@@ -1,5 +1,7 @@
 //! The client: starts sagas, waits for them, tells them things.
 
+mod starting;
+
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -8,13 +10,21 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::attributes::BadAttribute;
 use crate::clock::Clock;
+use crate::codec::{Codec, CodecError};
 use crate::engine::{Shared, Starter};
-use crate::id::{MailId, Name, RunId};
+use crate::id::{BadKey, Key, MailId, Name, RunId};
 use crate::journal::{self, End, EndKind, Failure, MailBody, Record};
 use crate::payload::Payload;
-use crate::saga::{Definition, Plan};
-use crate::store::{Backend, Mail, Posted, Start, StartReply, State};
+use crate::saga::Definition;
+use crate::store::{Backend, Mail, Posted, StartReply, State, Summary};
+pub(crate) use starting::Sketch;
+pub use starting::{Prepared, Starting, prepare};
+
+/// How soon the store is asked again whether a saga has ended, at first and at most.
+const POLL: Duration = Duration::from_millis(50);
+const POLL_MOST: Duration = Duration::from_secs(1);
 
 /// Starts sagas and speaks to them. Cheap to clone.
 #[derive(Clone)]
@@ -22,6 +32,7 @@ pub struct Client {
     backend: Backend,
     starter: Starter,
     local: Option<Arc<Shared>>,
+    codec: Option<Codec>,
 }
 
 /// Why a client's request failed.
@@ -46,15 +57,37 @@ pub enum Error {
     /// A saga's id that cannot be kept.
     #[error("a saga's id has 1 to 255 characters and no control characters; this one has not: {0:?}")]
     BadId(String),
+    /// A key that cannot be kept.
+    #[error(transparent)]
+    BadKey(BadKey),
+    /// An attribute that cannot be kept.
+    #[error(transparent)]
+    BadAttribute(BadAttribute),
+    /// The definition's key function is not at hand.
+    #[error(
+        "definition {definition} takes its sagas' keys from their inputs by code that this program has not; give the key"
+    )]
+    NeedsKey {
+        /// The definition.
+        definition: String,
+    },
+    /// The saga would wait for the saga that waits for it.
+    #[error(
+        "key {0:?} is held by a saga that starts this one and awaits its end, so neither could go on; give it another key, or none: what it does is under that key already"
+    )]
+    KeyHeldAbove(Key),
     /// The input is larger than a journal keeps.
     #[error(
-        "the input has {bytes} bytes, and at most {} are kept; store it elsewhere and start the saga with its address",
+        "the input has {bytes} bytes, and at most {} are kept; store it elsewhere and start the saga with its address, or use a codec that offloads",
         Payload::BYTES_MAX
     )]
     TooLarge {
         /// Its size.
         bytes: usize,
     },
+    /// A payload that could not be closed or opened.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
     /// A value that cannot be written or read as JSON of the expected type.
     #[error("{what} does not fit its type: {source}")]
     Payload {
@@ -94,6 +127,22 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether nothing was started, and nothing ever will be by the same start.
+    pub(crate) fn is_final(&self) -> bool {
+        matches!(
+            self,
+            Self::BadId(_)
+                | Self::BadKey(_)
+                | Self::BadAttribute(_)
+                | Self::NeedsKey { .. }
+                | Self::KeyHeldAbove(_)
+                | Self::TooLarge { .. }
+                | Self::Payload { .. }
+        )
+    }
+}
+
 /// How a saga ended, with its typed output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ended<Out> {
@@ -112,70 +161,91 @@ impl Client {
     pub fn new(backend: impl Into<Backend>) -> Self {
         let backend = backend.into();
         let starter = crate::engine::spawn_starter(backend.store.clone(), Clock::default());
-        Self { backend, starter, local: None }
+        Self { backend, starter, local: None, codec: None }
     }
 
     pub(crate) fn local(shared: Arc<Shared>) -> Self {
         let starter = crate::engine::spawn_starter(shared.backend.store.clone(), shared.clock.clone());
-        Self { backend: shared.backend.clone(), starter, local: Some(shared) }
+        let codec = shared.keeping.codec.clone();
+        Self { backend: shared.backend.clone(), starter, local: Some(shared), codec }
+    }
+
+    /// Has inputs sealed or offloaded on their way to the journal, and outputs opened. The client of a worker has
+    /// its worker's codec.
+    #[must_use]
+    pub fn codec(mut self, codec: Codec) -> Self {
+        self.codec = Some(codec);
+        self
     }
 
     /// Starts a saga under an id that is unique within its definition.
     ///
-    /// When this returns the saga is durable and will end with all of its effects or none. Starting it
-    /// again with the same id and input gives the same saga and runs nothing twice, whether it is under
-    /// way or over.
+    /// Await what this gives; before that, it can be told more:
+    ///
+    /// ```no_run
+    /// # use saga_core::{Client, Definition, client::Error};
+    /// # async fn example(client: Client, place_order: Definition<(), u64, u64>) -> Result<(), Error> {
+    /// let saga = client.start(&place_order, "order-1", &42).key("customer-17").await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// When it has been awaited the saga is durable and will end with all of its effects or none. Starting it
+    /// again with the same id and input gives the same saga and runs nothing twice, whether it is under way or
+    /// over.
     ///
     /// # Cancellation
     ///
     /// Dropping the future leaves it open whether the saga was started; start it again to find out.
-    pub async fn start<A, In, Out>(
+    pub fn start<A, In, Out>(
         &self,
         definition: &Definition<A, In, Out>,
         saga: &str,
         input: &In,
-    ) -> Result<Saga<Out>, Error>
+    ) -> Starting<Out>
     where
         In: Serialize,
     {
-        let input = Payload::encode(input).map_err(|source| Error::Payload { what: "the input", source })?;
-        let run = self.start_plan(definition.plan(), saga, input).await?;
-        Ok(Saga { client: self.clone(), run, output: PhantomData })
+        Starting::new(self.clone(), prepare(definition, saga, input))
     }
 
-    /// Starts a saga of a definition that this process has no code for, by name and JSON.
+    /// Starts a saga of a definition that this process has no code for, by name and JSON: await what this
+    /// gives.
     pub async fn start_named(
         &self,
         definition: &Name,
         version: u32,
         saga: &str,
         input: Payload,
-    ) -> Result<Saga<serde_json::Value>, Error> {
+    ) -> Result<Starting<serde_json::Value>, Error> {
         let manifests = self.backend.query.manifests().await?;
         let manifest =
             manifests.into_iter().find(|m| m.plan.name == *definition && m.plan.version == version);
         let Some(manifest) = manifest else {
             return Err(Error::NotRegistered { definition: definition.to_string(), version });
         };
-        let run = self.start_plan(&Arc::new(manifest.plan), saga, input).await?;
-        Ok(Saga { client: self.clone(), run, output: PhantomData })
+        Ok(Starting::named(self.clone(), manifest.plan, saga, input))
     }
 
-    async fn start_plan(&self, plan: &Arc<Plan>, saga: &str, input: Payload) -> Result<RunId, Error> {
-        let (start, began) = prepare_plan(plan, saga, input)?;
-        let (run, digest) = (start.run, start.digest);
-        match self.send(start, &began).await? {
-            StartReply::Started => Ok(run),
-            StartReply::Exists { run, digest: earlier, .. } if earlier == digest => Ok(run),
-            StartReply::Exists { run, .. } => {
-                Err(Error::Mismatch { definition: plan.name.to_string(), saga: saga.into(), run })
+    async fn send(&self, sketch: Sketch) -> Result<(RunId, Option<Already>), Error> {
+        let (run, digest) = (sketch.run, sketch.digest);
+        let taken = |earlier| {
+            let Record::Began { definition, saga, .. } = sketch.began.clone() else {
+                unreachable!("see Sketch")
+            };
+            Error::Mismatch { definition: definition.to_string(), saga, run: earlier }
+        };
+        match self.insert(&sketch).await? {
+            StartReply::Started | StartReply::Queued => Ok((run, None)),
+            StartReply::Exists { run, digest: earlier, end } if earlier == digest => {
+                Ok((run, Some(Already { end })))
             }
+            StartReply::Exists { run, .. } => Err(taken(run)),
         }
     }
 
     /// Has the worker of this process insert and drive it, or inserts it for whoever claims it.
-    async fn send(&self, start: Start, began: &Record) -> Result<StartReply, crate::store::Error> {
-        if let Some(reply) = self.local.as_ref().and_then(|shared| shared.start(&start, began)) {
+    async fn insert(&self, sketch: &Sketch) -> Result<StartReply, crate::store::Error> {
+        if let Some(reply) = self.local.as_ref().and_then(|shared| shared.start(sketch)) {
             match reply.await {
                 Ok(Err(crate::store::Error::Fenced)) => {}
                 Ok(reply) => return reply,
@@ -183,12 +253,17 @@ impl Client {
             }
         }
         let gone = || crate::store::Error::Unknown("the runtime is shutting down".into());
-        self.starter.send(start).await.ok_or_else(gone)?
+        self.starter.send(sketch.clone().into_start()).await.ok_or_else(gone)?
     }
 
     /// A handle to a run that was started before.
     pub fn saga<Out>(&self, run: RunId) -> Saga<Out> {
-        Saga { client: self.clone(), run, output: PhantomData }
+        Saga { client: self.clone(), run, already: None, output: PhantomData }
+    }
+
+    /// Where a run stands, at a glance.
+    pub async fn status(&self, run: RunId) -> Result<Summary, Error> {
+        self.backend.query.summary(run).await?.ok_or(Error::NoSuchSaga(run))
     }
 
     /// Asks a saga to undo what it did. Its owner answers: a cancel that comes after the pivot's start,
@@ -213,27 +288,29 @@ impl Client {
     ///
     /// Dropping the future stops waiting, nothing else.
     pub async fn wait(&self, run: RunId) -> Result<End, Error> {
-        let Some(shared) = &self.local else { return self.poll_end(run).await };
+        let Some(shared) = &self.local else { return self.poll_end(run, Duration::ZERO).await };
         let heard = shared.ended(run);
-        // It may have ended before we listened, and it may be driven elsewhere: the poll sees both.
-        let end = tokio::select! {
+        // What is driven here tells its end by itself, so the store is not asked at once. Everything else may
+        // have ended before we listened, or be driven elsewhere.
+        let first = if shared.is_driven(run) { POLL } else { Duration::ZERO };
+        tokio::select! {
             biased;
-            Ok(end) = heard => Ok(end),
-            end = self.poll_end(run) => end,
-        };
-        shared.forget(run);
-        end
+            end = heard => Ok(end),
+            end = self.poll_end(run, first) => end,
+        }
     }
 
-    async fn poll_end(&self, run: RunId) -> Result<End, Error> {
-        let mut pause = Duration::from_millis(50);
+    /// Asks the store, `first` after that long.
+    async fn poll_end(&self, run: RunId, first: Duration) -> Result<End, Error> {
+        tokio::time::sleep(first).await;
+        let mut pause = POLL;
         loop {
-            tokio::time::sleep(pause).await;
             let summary = self.backend.query.summary(run).await?.ok_or(Error::NoSuchSaga(run))?;
             if let State::Ended(end) = summary.state {
                 return self.read_end(run, end).await;
             }
-            pause = (pause * 2).min(Duration::from_secs(1));
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(POLL_MOST);
         }
     }
 
@@ -243,48 +320,14 @@ impl Client {
         let last = rows.last().ok_or(Error::Expired { run, end })?;
         let records = journal::decode(&last.body).map_err(|e| unreadable(e.to_string()))?;
         match records.into_iter().next_back() {
+            Some(Record::Closed { end: End::Completed { output } }) if output.is_closed() => {
+                let Some(codec) = &self.codec else { return Ok(End::Completed { output }) };
+                Ok(End::Completed { output: codec.open(&output, run).await? })
+            }
             Some(Record::Closed { end }) => Ok(end),
             _ => Err(unreadable("the saga has ended but its last record is no end".into())),
         }
     }
-}
-
-/// What a store needs to start a saga, for
-/// [`PostgresStore::start_in`](crate::store::PostgresStore::start_in) and
-/// [`SqliteStore::start_in`](crate::store::SqliteStore::start_in).
-pub fn prepare<A, In, Out>(
-    definition: &Definition<A, In, Out>,
-    saga: &str,
-    input: &In,
-) -> Result<Start, Error>
-where
-    In: Serialize,
-{
-    let input = Payload::encode(input).map_err(|source| Error::Payload { what: "the input", source })?;
-    prepare_plan(definition.plan(), saga, input).map(|(start, _)| start)
-}
-
-fn prepare_plan(plan: &Plan, saga: &str, input: Payload) -> Result<(Start, Record), Error> {
-    if saga.is_empty() || saga.chars().count() > 255 || saga.chars().any(char::is_control) {
-        return Err(Error::BadId(saga.into()));
-    }
-    if input.bytes() > Payload::BYTES_MAX {
-        return Err(Error::TooLarge { bytes: input.bytes() });
-    }
-    let (run, fingerprint, digest) = (RunId::new(), plan.fingerprint(), input.digest());
-    let (definition, version) = (plan.name.clone(), plan.version);
-    let began = Record::Began {
-        definition: definition.clone(),
-        version,
-        fingerprint,
-        saga: saga.into(),
-        input,
-        deadline: plan.deadline.map(|limit| chrono::Utc::now() + limit),
-    };
-    let body = journal::encode(std::slice::from_ref(&began)).into();
-    let start =
-        Start { run, definition, version, fingerprint, saga: saga.into(), digest, body, owned: false };
-    Ok((start, began))
 }
 
 impl fmt::Debug for Client {
@@ -293,10 +336,18 @@ impl fmt::Debug for Client {
     }
 }
 
+/// The saga was there before it was started: the same id and the same input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Already {
+    /// How it had ended, if it had. Its output may be gone: [`Saga::wait`] then answers [`Error::Expired`].
+    pub end: Option<EndKind>,
+}
+
 /// One run, as its starter holds it.
 pub struct Saga<Out> {
     client: Client,
     run: RunId,
+    already: Option<Already>,
     output: PhantomData<fn() -> Out>,
 }
 
@@ -317,6 +368,16 @@ impl<Out> Saga<Out> {
     /// The run's internal id.
     pub fn run(&self) -> RunId {
         self.run
+    }
+
+    /// Whether this start found it there, because it was started before.
+    pub fn already(&self) -> Option<Already> {
+        self.already
+    }
+
+    /// Where it stands, at a glance.
+    pub async fn status(&self) -> Result<Summary, Error> {
+        self.client.status(self.run).await
     }
 
     /// Asks it to undo what it did; see [`Client::cancel`].

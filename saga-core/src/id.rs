@@ -121,6 +121,60 @@ impl From<Name> for String {
 #[error("{0:?} is no name: use 1 to 64 characters of a-z, A-Z, 0-9, '.', '_' and '-'")]
 pub struct BadName(pub String);
 
+/// What sagas exclude each other by: of all sagas in a store that were started under one key, whatever their
+/// definitions, one is under way at a time. 1 to 255 characters, none of them a control character.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Key(Arc<str>);
+
+impl Key {
+    /// The longest key, in characters.
+    pub const CHARS_MAX: usize = 255;
+
+    /// Checks and keeps a key.
+    pub fn new(text: impl AsRef<str>) -> Result<Self, BadKey> {
+        let text = text.as_ref();
+        let fine =
+            (1..=Self::CHARS_MAX).contains(&text.chars().count()) && !text.chars().any(char::is_control);
+        if fine { Ok(Self(text.into())) } else { Err(BadKey(text.into())) }
+    }
+
+    /// The key as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl TryFrom<String> for Key {
+    type Error = BadKey;
+    fn try_from(text: String) -> Result<Self, BadKey> {
+        Self::new(text)
+    }
+}
+
+impl From<Key> for String {
+    fn from(key: Key) -> Self {
+        key.0.as_ref().into()
+    }
+}
+
+/// A key that is empty, too long, or holds a control character.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a key has 1 to 255 characters and no control characters; this one has not: {0:?}")]
+pub struct BadKey(pub String);
+
 /// Where in a saga an effect happens: a step's name, and the occurrence where a step has several
 /// (`reserve#3` is item 3 of the list that `reserve` runs over).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -206,6 +260,17 @@ mod tests {
         for good in ["charge", "place-order", "v1.2_x", &"x".repeat(64)] {
             assert_eq!(Name::new(good).unwrap().as_str(), good);
         }
+    }
+
+    #[test]
+    fn keys_are_short_lines() {
+        for bad in ["", "a\nb", "a\0", &"ä".repeat(256)] {
+            assert_eq!(Key::new(bad), Err(BadKey(bad.into())));
+        }
+        for good in ["customer-17", "a/b#c d", &"ä".repeat(255)] {
+            assert_eq!(Key::new(good).unwrap().as_str(), good);
+        }
+        assert!(serde_json::from_str::<Key>("\"\"").is_err());
     }
 
     #[test]

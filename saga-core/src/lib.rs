@@ -1,12 +1,15 @@
 #![doc = include_str!("../README.md")]
 
 pub mod admin;
+pub mod attributes;
 pub mod client;
 pub mod clock;
+pub mod codec;
 pub mod engine;
 pub mod id;
 pub mod journal;
 pub mod payload;
+pub mod priority;
 pub mod retry;
 pub mod saga;
 pub mod step;
@@ -14,11 +17,14 @@ pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
+pub use attributes::Attributes;
 pub use client::{Client, Ended, Saga};
 pub use clock::Clock;
+pub use codec::Codec;
 pub use engine::{Settings, Worker};
-pub use id::{MailId, Name, Place, RunId, WorkerId};
+pub use id::{Key, MailId, Name, Place, RunId, WorkerId};
 pub use payload::Payload;
+pub use priority::Priority;
 pub use retry::Retry;
 pub use saga::{Builder, Definition, Feeds, Output};
 pub use step::{Cx, Definite, Probed, Provides, Step, StepError, Tx, step, transactional};

@@ -14,13 +14,16 @@ pub struct Retry {
     base: Duration,
     most: Duration,
     attempts: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    elapsed: Option<Duration>,
 }
 
 impl Retry {
     /// Pauses that double from 100 ms to 30 s, ten attempts: enough to ride out a restart of the
     /// service that is called (about a minute), short enough that a customer hears of an outage.
     pub fn exponential() -> Self {
-        Self { base: Duration::from_millis(100), most: Duration::from_secs(30), attempts: Some(10) }
+        let (base, most) = (Duration::from_millis(100), Duration::from_secs(30));
+        Self { base, most, attempts: Some(10), elapsed: None }
     }
 
     /// One attempt only.
@@ -31,7 +34,8 @@ impl Retry {
     /// Pauses that double from 100 ms to a minute, without end: the default of compensations and of
     /// steps after the pivot, which have to happen.
     pub fn forever() -> Self {
-        Self { base: Duration::from_millis(100), most: Duration::from_secs(60), attempts: None }
+        let (base, most) = (Duration::from_millis(100), Duration::from_secs(60));
+        Self { base, most, attempts: None, elapsed: None }
     }
 
     /// The first pause.
@@ -53,6 +57,24 @@ impl Retry {
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.attempts = Some(attempts.max(1));
         self
+    }
+
+    /// No further attempt is planned for later than so long after the first one started, whatever a service
+    /// asked for. The journal keeps that moment, so it moves with no crash.
+    #[must_use]
+    pub fn elapsed(mut self, limit: Duration) -> Self {
+        self.elapsed = Some(limit);
+        self
+    }
+
+    /// How long after the first attempt's start another may be planned.
+    pub fn elapsed_limit(&self) -> Option<Duration> {
+        self.elapsed
+    }
+
+    /// Whether it goes on for ever.
+    pub fn is_endless(&self) -> bool {
+        self.attempts.is_none() && self.elapsed.is_none()
     }
 
     /// Whether another attempt follows attempt number `attempt` (they count from 1).
@@ -88,5 +110,6 @@ mod tests {
         assert!(!Retry::exponential().attempts(3).goes_on_after(3));
         assert!(Retry::forever().goes_on_after(u32::MAX - 1));
         assert!(!Retry::exponential().attempts(0).goes_on_after(1));
+        assert!(Retry::forever().is_endless() && !Retry::forever().elapsed(Duration::ZERO).is_endless());
     }
 }

@@ -2,9 +2,12 @@
 
 mod admin;
 mod children;
+#[cfg(feature = "seal")]
+mod codec;
 mod deadly;
 mod declared;
 mod explore;
+mod keyed;
 mod machine;
 mod policies;
 mod shop;

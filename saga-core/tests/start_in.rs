@@ -17,7 +17,7 @@ async fn a_saga_exists_if_and_only_if_the_callers_transaction_commits() {
     let options = SqliteConnectOptions::new().filename(&file);
     let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
     sqlx::query("CREATE TABLE orders (id TEXT PRIMARY KEY)").execute(&mut connection).await.unwrap();
-    let start = client::prepare(&place_order(), "order-1", &vec!["a".to_owned()]).unwrap();
+    let start = client::prepare(&place_order(), "order-1", &vec!["a".to_owned()]).build().unwrap();
 
     let mut tx = connection.begin_with("BEGIN IMMEDIATE").await.unwrap();
     sqlx::query("INSERT INTO orders VALUES ('order-1')").execute(&mut *tx).await.unwrap();
@@ -31,7 +31,7 @@ async fn a_saga_exists_if_and_only_if_the_callers_transaction_commits() {
     tx.commit().await.unwrap();
 
     // A repeated request prepares another run of the same order: it meets the first.
-    let again = client::prepare(&place_order(), "order-1", &vec!["a".to_owned()]).unwrap();
+    let again = client::prepare(&place_order(), "order-1", &vec!["a".to_owned()]).build().unwrap();
     let mut tx = connection.begin_with("BEGIN IMMEDIATE").await.unwrap();
     let met = SqliteStore::start_in(&mut tx, &again).await.unwrap();
     assert_eq!(met, StartReply::Exists { run: start.run, digest: again.digest, end: None });

@@ -90,7 +90,9 @@ async fn book(cx: Cx<Calls>, mut tx: SqliteTx, order: String) -> Result<String, 
         }
         ("too much once", 0) => return Ok("x".repeat(1000)),
         ("rejects", _) => return Err(StepError::rejected("no room")),
-        ("commits by hand", _) => drop(sqlx::query("COMMIT").execute(&mut *tx).await?),
+        ("commits by hand", _) => {
+            sqlx::query("COMMIT").execute(&mut *tx).await?;
+        }
         ("keeps once", 0) => {
             tokio::spawn(async move {
                 tokio::time::sleep(Duration::from_millis(300)).await;

@@ -265,13 +265,16 @@ async fn owned(store: &PostgresStore, lease: Duration) -> (Fence, RunId) {
         digest: [7; 32],
         body: "[]".into(),
         owned: true,
+        key: None,
+        priority: saga_core::Priority::Normal,
+        attributes: saga_core::Attributes::default(),
     };
     store.start(Some(fence), std::slice::from_ref(&start)).await.unwrap();
     (fence, start.run)
 }
 
 fn go(run: RunId) -> Commit {
-    Commit { run, number: 1, body: "[]".into(), mail: Vec::new(), then: Then::Go, pivot: false }
+    Commit { run, number: 1, body: "[]".into(), mail: Vec::new(), then: Then::Go, key: None, pivot: false }
 }
 
 async fn opened(store: &PostgresStore, fence: Fence, run: RunId) -> PgTransaction {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use saga_core::admin::{Admin, By};
 use saga_core::store::Summary;
-use saga_core::{Name, Payload, Place, RunId};
+use saga_core::{Attributes, Name, Payload, Place, RunId};
 
 use crate::fault::Fault;
 
@@ -78,6 +78,23 @@ pub(crate) fn age(text: &str) -> Result<Duration, String> {
     number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(wrong)
 }
 
+/// `NAME=VALUE`.
+pub(crate) fn attribute(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or_else(|| format!("{text:?}: write NAME=VALUE"))?;
+    // Checked here already, so that the wrong one is named.
+    Attributes::default().set(name, value).map_err(|bad| bad.to_string())?;
+    Ok((name.into(), value.into()))
+}
+
+/// Several of them.
+pub(crate) fn attributes(pairs: &[(String, String)]) -> Result<Attributes, Fault> {
+    let mut attributes = Attributes::default();
+    for (name, value) in pairs {
+        attributes.set(name, value).map_err(|bad| Fault::usage(bad.to_string()))?;
+    }
+    Ok(attributes)
+}
+
 /// A place, as `saga show` names it.
 pub(crate) fn place(text: &str) -> Result<Place, String> {
     let (step, item) = text.split_once('#').map_or((text, None), |(step, item)| (step, Some(item)));
@@ -128,6 +145,14 @@ mod tests {
         assert_eq!((name.as_str(), saga.as_str()), ("place-order", "a/b"));
         assert!("order-17".parse::<Which>().is_err());
         assert!("place order/17".parse::<Which>().is_err());
+    }
+
+    #[test]
+    fn attributes_are_names_and_values() {
+        assert_eq!(attribute("customer=a=b"), Ok(("customer".into(), "a=b".into())));
+        for wrong in ["customer", "=1", "a b=1", "customer="] {
+            assert!(attribute(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

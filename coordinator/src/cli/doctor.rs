@@ -66,7 +66,7 @@ impl Found {
 
 fn look_at_workers(workers: &[WorkerInfo], definitions: &[DefinitionView]) -> Vec<Found> {
     let found = |health, said, advice| Found { check: "workers", health, said, advice };
-    let in_flight: u64 = definitions.iter().map(|d| d.running + d.waiting).sum();
+    let in_flight: u64 = definitions.iter().map(|d| d.running + d.queued + d.waiting).sum();
     // Workers renew three times per lease, and leases of more than a few minutes help nobody.
     let silent = |worker: &&WorkerInfo| Utc::now() - worker.renewed_at > TimeDelta::minutes(2);
     let serving = workers.iter().filter(|worker| !worker.fenced && !silent(worker)).count();

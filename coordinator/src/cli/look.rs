@@ -9,14 +9,14 @@ use saga_core::admin::{Admin, Wanted, tell};
 use saga_core::store::{State, Summary};
 use saga_core::{Name, RunId};
 
-use super::args::{Which, age};
+use super::args::{Which, age, attribute, attributes};
 use super::{Said, to_json};
 use crate::draw::{self, Table};
 use crate::fault::Fault;
 
 #[derive(Debug, Args)]
 pub(crate) struct List {
-    /// Only this state: running, waiting, blocked, completed, compensated or partially_compensated.
+    /// Only this state: running, queued, waiting, blocked, completed, compensated or partially_compensated.
     #[arg(long, value_parser = state)]
     state: Option<State>,
     /// Only this definition.
@@ -28,6 +28,12 @@ pub(crate) struct List {
     /// Only sagas whose id has this in it.
     #[arg(long, value_name = "TEXT")]
     id: Option<String>,
+    /// Only sagas with this attribute; may be given several times.
+    #[arg(long, value_parser = attribute, value_name = "NAME=VALUE")]
+    attribute: Vec<(String, String)>,
+    /// Only sagas that are blocked by this error: a group's id, as `saga blocked` shows it.
+    #[arg(long, value_name = "GROUP")]
+    error: Option<String>,
     /// At most so many.
     #[arg(long, default_value_t = 50)]
     limit: usize,
@@ -38,7 +44,8 @@ pub(crate) struct List {
 
 fn state(text: &str) -> Result<State, String> {
     State::from_name(text).ok_or_else(|| {
-        "states are running, waiting, blocked, completed, compensated and partially_compensated".into()
+        "states are running, queued, waiting, blocked, completed, compensated and partially_compensated"
+            .into()
     })
 }
 
@@ -51,6 +58,8 @@ impl List {
         let wanted = Wanted {
             definition: self.definition,
             state: self.state,
+            attributes: attributes(&self.attribute)?,
+            error: self.error,
             older_than: self.older_than,
             saga: self.id,
             before: self.before,
@@ -71,7 +80,7 @@ fn runs(runs: &[Summary]) -> String {
     if runs.is_empty() {
         return "no such sagas\n".into();
     }
-    let mut table = Table::new(["STATE", "SAGA", "VERSION", "FOR", "RUN"]);
+    let mut table = Table::new(["STATE", "SAGA", "VERSION", "FOR", "RUN", ""]);
     for run in runs {
         table.row([
             draw::state(run.state),
@@ -79,9 +88,20 @@ fn runs(runs: &[Summary]) -> String {
             run.version.to_string(),
             draw::since(run.since, Utc::now()),
             run.run.to_string(),
+            beside(run),
         ]);
     }
     table.to_string()
+}
+
+/// What else there is to know at a glance.
+fn beside(run: &Summary) -> String {
+    let mut parts = Vec::new();
+    parts.extend(run.key.as_ref().map(|key| format!("key {}", draw::clean(key.as_str()))));
+    parts.extend(run.key_held_by.map(|holder| format!("held by {holder}")));
+    parts.extend((!run.priority.is_normal()).then(|| format!("{} priority", run.priority.as_str())));
+    parts.extend((!run.attributes.is_empty()).then(|| draw::clean(&run.attributes.to_string())));
+    parts.join(", ")
 }
 
 #[derive(Debug, Args)]
@@ -156,7 +176,7 @@ pub(super) async fn definitions(admin: &Admin, json: bool) -> Result<Said, Fault
             return "no worker has registered a definition yet\n".into();
         }
         let mut table =
-            Table::new(["DEFINITION", "VERSION", "STEPS", "RUNNING", "WAITING", "BLOCKED", "NOTE"]);
+            Table::new(["DEFINITION", "VERSION", "STEPS", "RUNNING", "QUEUED", "WAITING", "BLOCKED", "NOTE"]);
         for d in &definitions {
             let note = d.overdue.as_ref().map(|waiting| {
                 let since = draw::since(waiting.since, Utc::now());
@@ -167,6 +187,7 @@ pub(super) async fn definitions(admin: &Admin, json: bool) -> Result<Said, Fault
                 d.version.to_string(),
                 d.steps.len().to_string(),
                 d.running.to_string(),
+                d.queued.to_string(),
                 d.waiting.to_string(),
                 d.blocked.to_string(),
                 note.unwrap_or_else(|| if d.registered { String::new() } else { "not registered".into() }),

@@ -5,11 +5,11 @@ use std::time::Duration;
 use clap::Args;
 use saga_core::admin::Admin;
 use saga_core::journal::{End, EndKind};
-use saga_core::{Client, Name};
+use saga_core::{Client, Name, Priority};
 use serde_json::json;
 
 use super::Said;
-use super::args::{Which, age, json as read_json};
+use super::args::{Which, age, attribute, json as read_json};
 use super::look::name;
 use crate::draw;
 use crate::fault::{Exit, Fault};
@@ -26,9 +26,23 @@ pub(crate) struct Start {
     /// The definition's version; by default the highest that is registered.
     #[arg(long)]
     version: Option<u32>,
+    /// Of all sagas of one key, one is under way at a time. Needed where the definition takes keys from its
+    /// inputs: this program has not its code.
+    #[arg(long)]
+    key: Option<String>,
+    /// Something to find it by; may be given several times.
+    #[arg(long, value_parser = attribute, value_name = "NAME=VALUE")]
+    attribute: Vec<(String, String)>,
+    /// Who goes first where there is more to do than can be done: low, normal or high.
+    #[arg(long, value_parser = priority, default_value = "normal")]
+    priority: Priority,
     /// Wait for its end, at most this time: 90s, 15m.
     #[arg(long, value_parser = age, value_name = "TIME")]
     wait: Option<Duration>,
+}
+
+fn priority(text: &str) -> Result<Priority, String> {
+    Priority::from_name(text).ok_or_else(|| "priorities are low, normal and high".into())
 }
 
 impl Start {
@@ -39,7 +53,15 @@ impl Start {
             None => self.newest(admin).await?,
         };
         let client = Client::new(admin.backend().clone());
-        let saga = client.start_named(&self.definition, version, &self.id, input).await?;
+        let mut starting = client.start_named(&self.definition, version, &self.id, input).await?;
+        starting = starting.priority(self.priority);
+        if let Some(key) = &self.key {
+            starting = starting.key(key);
+        }
+        for (name, value) in &self.attribute {
+            starting = starting.attribute(name, value);
+        }
+        let saga = starting.await?;
         match self.wait {
             Some(patience) => wait(admin, &client, saga.run(), patience, json).await,
             None => Ok(Said::either(json, &json!({ "run": saga.run() }), || format!("{}\n", saga.run()))),

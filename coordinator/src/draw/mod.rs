@@ -37,7 +37,7 @@ pub(crate) fn words(name: &str) -> String {
 pub(crate) fn state(state: State) -> String {
     let colour = match state {
         State::Running => Colour::Blue,
-        State::Waiting => Colour::Grey,
+        State::Queued | State::Waiting => Colour::Grey,
         State::Blocked => Colour::Red,
         State::Ended(EndKind::Completed) => Colour::Green,
         State::Ended(EndKind::Compensated) => Colour::Yellow,

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use saga_core::admin::{Item, Look, Step, View};
 use saga_core::journal::{Effect, End, MailBody, Timestamp};
 use saga_core::saga::{Kind, Undo};
+use saga_core::store::State;
 
 use super::{Colour, clean, since, state, words};
 
@@ -41,6 +42,22 @@ fn head(view: &View, now: Timestamp) -> String {
     }
     if let Some(due) = run.due.filter(|due| *due > now) {
         let _ = writeln!(text, "  goes on in {}", since(now, due));
+    }
+    if let Some(key) = &run.key {
+        let key = clean(key.as_str());
+        let _ = match (run.state, run.key_held_by) {
+            (State::Queued, Some(holder)) => {
+                writeln!(text, "  waits for key {key}, which run {holder} holds")
+            }
+            (State::Queued, None) => writeln!(text, "  waits for its turn under key {key}"),
+            _ => writeln!(text, "  holds key {key}"),
+        };
+    }
+    if !run.priority.is_normal() {
+        let _ = writeln!(text, "  {} priority", run.priority.as_str());
+    }
+    if !run.attributes.is_empty() {
+        let _ = writeln!(text, "  {}", clean(&run.attributes.to_string()));
     }
     let owner = run.owner.map_or("nobody".into(), |owner| format!("worker {owner}"));
     let _ = writeln!(text, "run {}, started {}", run.run, run.started_at.format("%Y-%m-%d %H:%M:%SZ"));

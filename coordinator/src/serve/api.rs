@@ -42,34 +42,45 @@ pub(crate) async fn me(State(app): State<App>, Extension(caller): Extension<Call
     Json(json!({ "name": caller.name, "role": caller.role, "title": &*app.title }))
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ListQuery {
-    state: Option<String>,
-    definition: Option<Name>,
-    older_than_seconds: Option<u64>,
-    id: Option<String>,
-    before: Option<RunId>,
-    #[serde(default)]
-    limit: usize,
-}
-
 /// The longest page.
 const LIMIT_MOST: usize = 1000;
 
-pub(crate) async fn list(State(app): State<App>, Query(query): Query<ListQuery>) -> Answer<Page> {
-    let state = query
-        .state
-        .map(|name| RunState::from_name(&name).ok_or_else(|| Problem::bad(format!("{name:?} is no state"))));
-    let wanted = Wanted {
-        definition: query.definition,
-        state: state.transpose()?,
-        older_than: query.older_than_seconds.map(Duration::from_secs),
-        saga: query.id.filter(|id| !id.is_empty()),
-        before: query.before,
-        limit: query.limit.min(LIMIT_MOST),
-    };
-    Ok(Json(app.admin.list(&wanted).await?))
+pub(crate) async fn list(
+    State(app): State<App>,
+    Query(parameters): Query<Vec<(String, String)>>,
+) -> Answer<Page> {
+    Ok(Json(app.admin.list(&wanted(parameters)?).await?))
+}
+
+/// Reads what is wanted. `attribute` may be given several times; what is empty is as good as left out.
+fn wanted(parameters: Vec<(String, String)>) -> Result<Wanted, Problem> {
+    let mut wanted = Wanted::default();
+    for (name, value) in parameters.into_iter().filter(|(_, value)| !value.is_empty()) {
+        let bad = |what: &str| Problem::bad(format!("{name}={value:?}: {what}"));
+        match name.as_str() {
+            "definition" => wanted.definition = Some(Name::new(&value).map_err(|e| bad(&e.to_string()))?),
+            "state" => {
+                wanted.state = Some(RunState::from_name(&value).ok_or_else(|| bad("there is no such state"))?)
+            }
+            "attribute" => {
+                let (key, value) = value.split_once('=').ok_or_else(|| bad("write attribute=NAME=VALUE"))?;
+                wanted.attributes.set(key, value).map_err(|e| bad(&e.to_string()))?;
+            }
+            "older_than_seconds" => {
+                let seconds = value.parse().map_err(|_| bad("it is a number of seconds"))?;
+                wanted.older_than = Some(Duration::from_secs(seconds));
+            }
+            "before" => wanted.before = Some(value.parse().map_err(|_| bad("it is a run's id"))?),
+            "limit" => {
+                let limit: usize = value.parse().map_err(|_| bad("it is a number"))?;
+                wanted.limit = limit.min(LIMIT_MOST);
+            }
+            "error" => wanted.error = Some(value),
+            "id" => wanted.saga = Some(value),
+            _ => return Err(Problem::bad(format!("there is no parameter {name:?}"))),
+        }
+    }
+    Ok(wanted)
 }
 
 pub(crate) async fn find(

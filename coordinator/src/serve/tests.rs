@@ -42,7 +42,8 @@ impl Server {
         let definition = b.finish(shipped).unwrap();
         let store = Arc::new(MemoryStore::new());
         let worker = Worker::new(store.clone(), ()).register(&definition).unwrap().start().await.unwrap();
-        let saga = worker.client().start(&definition, "order-1", &"secret address".to_owned()).await.unwrap();
+        let saga = worker.client().start(&definition, "order-1", &"secret address".to_owned());
+        let saga = saga.attribute("customer", "17").attribute("channel", "a=b").key("till-1").await.unwrap();
         let admin = Admin::new(store);
         while admin.summary(saga.run()).await.unwrap().state != State::Blocked {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -352,5 +353,39 @@ async fn alerts_and_dashboard_name_metrics_that_exist() {
             .lines()
             .any(|line| line.strip_prefix("## ").is_some_and(|title| title.to_lowercase() == chapter));
         assert!(found, "{chapter}");
+    }
+}
+
+#[tokio::test]
+async fn runs_are_filtered_by_what_is_asked() {
+    let server = Server::named().await;
+    let groups = server.json(get("/api/blocked", Some(EVE))).await.1;
+    let group = groups["groups"][0]["id"].as_str().unwrap().to_owned();
+    for (query, found) in [
+        ("", 1),
+        ("?state=blocked&definition=ship-order", 1),
+        ("?state=queued", 0),
+        ("?attribute=customer%3D17", 1),
+        ("?attribute=customer=17&attribute=channel=a%3Db", 1),
+        ("?attribute=customer=17&attribute=channel=b", 0),
+        ("?attribute=", 1),
+        (&format!("?error={group}"), 1),
+        ("?error=0000000000", 0),
+        ("?id=order&older_than_seconds=0&limit=5", 1),
+    ] {
+        let (status, page) = server.json(get(&format!("/api/runs{query}"), Some(EVE))).await;
+        assert_eq!(status, StatusCode::OK, "{query}: {page}");
+        assert_eq!(page["runs"].as_array().map(Vec::len), Some(found), "{query}: {page}");
+    }
+    let page = server.json(get("/api/runs", Some(EVE))).await.1;
+    assert_eq!(
+        (&page["runs"][0]["key"], &page["runs"][0]["attributes"]["customer"]),
+        (&"till-1".into(), &"17".into())
+    );
+    for query in
+        ["?state=odd", "?attribute=customer", "?attribute=a%20b=1", "?limit=many", "?before=x", "?colour=red"]
+    {
+        let (status, problem) = server.json(get(&format!("/api/runs{query}"), Some(EVE))).await;
+        assert_eq!((status, &problem["code"]), (StatusCode::BAD_REQUEST, &"bad_request".into()), "{query}");
     }
 }

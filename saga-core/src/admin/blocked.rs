@@ -102,8 +102,8 @@ impl Admin {
         let mut filter = Filter {
             definition: definition.cloned(),
             state: Some(State::Blocked),
-            before: None,
             limit: 1000,
+            ..Filter::default()
         };
         let mut found = Vec::new();
         let complete = loop {
@@ -123,6 +123,11 @@ impl Admin {
         }
         runs.sort_by_key(|blocked| (blocked.stuck.since, blocked.summary.run));
         Ok(BlockedRuns { runs, complete })
+    }
+
+    /// The id of the group that a blocked run belongs to.
+    pub(super) async fn error_of(&self, summary: Summary) -> Result<Option<String>, Error> {
+        Ok(self.read_blocked(summary).await?.map(|blocked| blocked.group))
     }
 
     /// `None` when it is not blocked any more.

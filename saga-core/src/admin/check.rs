@@ -6,7 +6,6 @@ use serde::Serialize;
 
 use super::{Admin, Error};
 use crate::id::Name;
-use crate::saga::{Node, Plan};
 use crate::store::{InFlight, Manifest};
 
 /// What comparing manifests with a store came to.
@@ -108,7 +107,7 @@ impl Report {
                     runs_of(&|runs| runs.fingerprint == new.fingerprint)
                 },
                 trouble: changed.then_some(Trouble::Changed),
-                differences: old.map(|old| differences(&old.plan, &new.plan)).unwrap_or_default(),
+                differences: old.map(|old| old.plan.differences(&new.plan)).unwrap_or_default(),
             });
         }
         for runs in in_flight {
@@ -129,47 +128,4 @@ impl Report {
         }
         Self { ok: findings.iter().all(|finding| finding.trouble.is_none()), findings }
     }
-}
-
-/// Where two plans differ, as far as sagas in flight rely on it.
-fn differences(old: &Plan, new: &Plan) -> Vec<String> {
-    let mut told = Vec::new();
-    for node in &old.nodes {
-        match new.nodes.iter().find(|other| other.name == node.name) {
-            None => told.push(format!("{} is gone", node.name)),
-            Some(other) => told.extend(changed(old, node, new, other)),
-        }
-    }
-    let added = new.nodes.iter().filter(|node| old.find(node.name.as_str()).is_none());
-    told.extend(added.map(|node| format!("{} is new", node.name)));
-    let order = |plan: &Plan, other: &Plan| -> Vec<Name> {
-        let kept = plan.nodes.iter().filter(|node| other.find(node.name.as_str()).is_some());
-        kept.map(|node| node.name.clone()).collect()
-    };
-    if order(old, new) != order(new, old) {
-        told.push("the steps stand in another order".into());
-    }
-    told
-}
-
-fn changed(old: &Plan, before: &Node, new: &Plan, after: &Node) -> Option<String> {
-    let names = |plan: &Plan, nodes: &[usize]| -> Vec<Name> {
-        nodes.iter().map(|&node| plan.nodes[node].name.clone()).collect()
-    };
-    let what = if before.kind != after.kind {
-        "is of another kind"
-    } else if names(old, before.wiring.sources()) != names(new, after.wiring.sources()) {
-        "reads other steps"
-    } else if names(old, &before.after) != names(new, &after.after) {
-        "comes after other steps"
-    } else if std::mem::discriminant(&before.undo) != std::mem::discriminant(&after.undo) {
-        "is undone in another way"
-    } else if before.idempotent != after.idempotent {
-        "changed whether it is idempotent"
-    } else if before.probe != after.probe {
-        "gained or lost its probe"
-    } else {
-        return None;
-    };
-    Some(format!("{} {what}", before.name))
 }

@@ -30,6 +30,8 @@ pub struct DefinitionView {
     pub steps: Vec<Name>,
     /// Sagas in flight that are running.
     pub running: u64,
+    /// Sagas in flight that wait for their keys.
+    pub queued: u64,
     /// Sagas in flight that wait.
     pub waiting: u64,
     /// Sagas in flight that need a person.
@@ -52,7 +54,7 @@ pub struct Waiting {
 impl DefinitionView {
     /// How many sagas are in flight.
     pub fn in_flight(&self) -> u64 {
-        self.running + self.waiting + self.blocked
+        self.running + self.queued + self.waiting + self.blocked
     }
 }
 
@@ -99,6 +101,7 @@ impl DefinitionView {
             registered: false,
             steps: Vec::new(),
             running: 0,
+            queued: 0,
             waiting: 0,
             blocked: 0,
             overdue: None,
@@ -108,6 +111,7 @@ impl DefinitionView {
     fn count(&mut self, runs: &InFlight) {
         match runs.state {
             State::Running => self.running += runs.runs,
+            State::Queued => self.queued += runs.runs,
             State::Waiting => self.waiting += runs.runs,
             State::Blocked => self.blocked += runs.runs,
             State::Ended(_) => {}

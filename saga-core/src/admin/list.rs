@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{Admin, Error};
+use crate::attributes::Attributes;
 use crate::id::{Name, RunId};
 use crate::journal::Timestamp;
 use crate::store::{Filter, State, Summary};
@@ -16,6 +17,10 @@ pub struct Wanted {
     pub definition: Option<Name>,
     /// Only this state.
     pub state: Option<State>,
+    /// Only runs that have all of these attributes.
+    pub attributes: Attributes,
+    /// Only runs that are blocked by this error: a group's [id](super::Group::id).
+    pub error: Option<String>,
     /// Only runs that have been in their state for at least so long.
     pub older_than: Option<Duration>,
     /// Only runs whose user's id has this in it.
@@ -43,11 +48,16 @@ impl Admin {
     /// Runs that match, newest first.
     pub async fn list(&self, wanted: &Wanted) -> Result<Page, Error> {
         let limit = if wanted.limit == 0 { 100 } else { wanted.limit };
-        let plain = wanted.older_than.is_none() && wanted.saga.is_none();
+        if wanted.error.is_some() && !matches!(wanted.state, None | Some(State::Blocked)) {
+            // Only what is blocked has an error that a person has to look at.
+            return Ok(Page { runs: Vec::new(), next: None });
+        }
+        let plain = wanted.older_than.is_none() && wanted.saga.is_none() && wanted.error.is_none();
         let since = wanted.older_than.map(before_now);
         let mut filter = Filter {
             definition: wanted.definition.clone(),
-            state: wanted.state,
+            state: wanted.error.as_ref().map_or(wanted.state, |_| Some(State::Blocked)),
+            attributes: wanted.attributes.clone(),
             before: wanted.before,
             limit: if plain { limit } else { 1000 },
         };
@@ -63,6 +73,11 @@ impl Admin {
                     continue;
                 }
                 if wanted.saga.as_ref().is_some_and(|part| !run.saga.contains(part.as_str())) {
+                    continue;
+                }
+                if let Some(error) = &wanted.error
+                    && self.error_of(run.clone()).await?.as_ref() != Some(error)
+                {
                     continue;
                 }
                 runs.push(run);

@@ -181,7 +181,7 @@ impl Admin {
         }
         Ok(match state {
             State::Ended(end) => Some(Answered::Ended { end }),
-            State::Running | State::Waiting | State::Blocked => None,
+            _ => None,
         })
     }
 }

@@ -88,6 +88,9 @@ pub fn tell(record: &Record) -> Told {
         Record::Started { at, effect, attempt } => {
             told(Some(at), Tone::Plain, format!("{effect} started, attempt {attempt}"))
         }
+        Record::Bounded { at, bound, until } => {
+            told(Some(at), Tone::Plain, format!("the {bound} has until {}", Second(*until)))
+        }
         Record::Finished { at, effect, outcome, due } => {
             let (tone, text) = outcome_told(outcome);
             let next = due.map_or(String::new(), |due| format!("; next attempt {}", Second(due)));

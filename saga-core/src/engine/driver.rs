@@ -18,7 +18,7 @@ use super::live::{Draft, Launch, Saga, Unfit};
 use super::shared::{Incarnation, LOCK, Shared};
 use super::unfit::set_aside;
 use crate::id::{Place, RunId};
-use crate::journal::{self, Cause, Effect, Failure, Illegal, Outcome, Record, Stage};
+use crate::journal::{self, Bound, Cause, Effect, Failure, Illegal, Outcome, Record, Stage};
 use crate::saga::Kind;
 use crate::step::Desk;
 use crate::step::code::Reply;
@@ -195,7 +195,6 @@ impl Driver {
 
     fn finished(&mut self, launch: Launch, reply: Reply, draft: &mut Draft) -> Result<(), Illegal> {
         let (outcome, retry_after) = reply;
-        let outcome = within(outcome, self.shared.settings.payload_bytes_max);
         self.record_end(&launch, outcome, retry_after, draft)
     }
 
@@ -209,9 +208,10 @@ impl Driver {
         let now = self.shared.clock.now();
         let at = (launch.node, launch.item);
         let jitter = self.shared.clock.jitter();
-        let record = self.saga.machine.finish(at, launch.effect, outcome, retry_after, now, jitter);
-        self.saga.machine.apply(&record)?;
-        draft.records.push(record);
+        for record in self.saga.machine.finish(at, launch.effect, outcome, retry_after, now, jitter) {
+            self.saga.machine.apply(&record)?;
+            draft.records.push(record);
+        }
         if self.saga.machine.deaths() == 0 {
             self.alone = None;
         }
@@ -221,7 +221,8 @@ impl Driver {
     fn read(&mut self, mail: Vec<Mail>, draft: &mut Draft) -> Result<(), Illegal> {
         for mail in mail {
             if self.saga.read.insert(mail.id) {
-                let record = self.saga.machine.receive(mail.id, mail.body, self.shared.clock.now());
+                let body = self.saga.keeping.mail(mail.body, self.saga.run);
+                let record = self.saga.machine.receive(mail.id, body, self.shared.clock.now());
                 self.saga.machine.apply(&record)?;
                 draft.records.push(record);
             }
@@ -235,7 +236,9 @@ impl Driver {
             if self.shared.draining.is_cancelled() {
                 // Nothing new starts; with nothing under way the saga is given up to others.
                 if self.is_idle() {
-                    draft.then = Some(Then::Wait(self.shared.clock.now()));
+                    let later =
+                        if self.saga.queued { Then::Queue } else { Then::Wait(self.shared.clock.now()) };
+                    draft.then = Some(later);
                 }
             } else {
                 self.saga.decide(draft, self.shared.clock.now(), self.shared.settings.hold)?;
@@ -287,7 +290,8 @@ impl Driver {
         let mut draft = Draft { granted: sent.granted, ..Draft::default() };
         draft.records = sent.records;
         draft.records.retain(|record| match record {
-            Record::Started { at, effect: Effect::Action, attempt: 1 } => !self.is_pivot(at),
+            Record::Started { at, effect: Effect::Action, attempt: 1 }
+            | Record::Bounded { at, bound: Bound::Action, .. } => !self.is_pivot(at),
             _ => true,
         });
         for launch in sent.starts {
@@ -328,6 +332,7 @@ impl Driver {
             body: journal::encode(&draft.records).into(),
             mail: mail.collect(),
             then: draft.then.unwrap_or(Then::Go),
+            key: self.saga.keys.own.clone(),
             pivot: draft.starts.iter().any(|launch| self.starts_pivot(launch)),
         };
         match self.open.take() {
@@ -339,6 +344,10 @@ impl Driver {
     fn leave(&self, then: Then, sent: &Draft) {
         if let (Then::End(_), Some(Record::Closed { end })) = (then, sent.records.last()) {
             self.shared.announce(self.saga.run, end);
+            if self.saga.keys.own.is_some() {
+                // Another may have waited for the key.
+                self.shared.nudge.notify_one();
+            }
         }
     }
 
@@ -354,13 +363,19 @@ impl Driver {
                 Stage::Undoing { output, .. } => output.clone(),
                 _ => None,
             };
+            let at = (launch.node, launch.item);
+            let left = self.saga.machine.time_left(at, launch.effect, self.shared.clock.now());
             let attempt = Attempt {
                 run: self.saga.run,
                 saga: self.saga.name.clone(),
                 place: step.place(launch.item),
                 effect: launch.effect,
                 number: launch.attempt,
-                deadline: Deadline::after(step.attempt_timeout),
+                keys: self.saga.keys.all.clone(),
+                priority: self.saga.priority,
+                deadline: Deadline::after(
+                    left.map_or(step.attempt_timeout, |left| left.min(step.attempt_timeout)),
+                ),
                 turned_back: self.turned_back.clone(),
                 cancelled: match self.saga.machine.cause() {
                     None => self.forward.clone(),
@@ -373,7 +388,8 @@ impl Driver {
                 continue;
             }
             let run = attempt::run(code, attempt, input, output);
-            self.attempts.push(Box::pin(async move { (launch, run.await) }));
+            let (keeping, id) = (self.saga.keeping.clone(), self.saga.run);
+            self.attempts.push(Box::pin(async move { (launch, keeping.output(run.await, id).await) }));
         }
     }
 
@@ -383,7 +399,7 @@ impl Driver {
     /// Nothing is decided here: a start that was recorded now would never run.
     async fn block_faulty(&mut self, why: &str, sent: &Draft) -> Result<bool, Illegal> {
         let Some(loaded) = reload(&self.shared.backend.store, self.saga.run).await else { return Ok(false) };
-        match Saga::load(&loaded, self.saga.program.clone()) {
+        match Saga::load(&loaded, self.saga.program.clone(), &self.saga.keeping) {
             Ok(saga) => self.saga = saga,
             Err(unfit) => {
                 self.set_aside(loaded, unfit).await;
@@ -419,19 +435,5 @@ async fn reload(store: &Arc<dyn Store>, run: RunId) -> Option<Loaded> {
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(5));
-    }
-}
-
-/// An output that is too large to be kept is the code's fault, not the service's: the effect happened.
-fn within(outcome: Outcome, bytes_max: usize) -> Outcome {
-    match outcome {
-        Outcome::Ok(output) if output.bytes() > bytes_max => {
-            let bytes = output.bytes();
-            let failure = Failure::new(format!(
-                "the output has {bytes} bytes, and at most {bytes_max} are kept; store it elsewhere and return its address"
-            ));
-            Outcome::Malformed { failure, applied: true }
-        }
-        outcome => outcome,
     }
 }

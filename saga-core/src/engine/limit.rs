@@ -8,23 +8,24 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use super::gate::{Gate, Pass};
 use super::shared::LOCK;
+use crate::priority::Priority;
 use crate::step::Limits;
 
-/// One limit. Waiting is fair: first come, first served.
+/// One limit. Whoever waits is served in the order of their coming, where priority counts as time.
 #[derive(Debug)]
 pub(crate) struct Limit {
-    concurrency: Option<Arc<Semaphore>>,
+    concurrency: Option<Arc<Gate>>,
     rate: Option<Rate>,
 }
 
 /// The right to one attempt. It ends with the attempt.
 #[derive(Debug, Default)]
 pub(crate) struct Permit {
-    held: Vec<(Arc<Limit>, OwnedSemaphorePermit)>,
+    held: Vec<(Arc<Limit>, Pass)>,
 }
 
 /// A start that was left out: which limit is used up, and what it holds already of the limits before
@@ -33,6 +34,7 @@ pub(crate) struct Permit {
 pub(crate) struct Wait {
     limit: Arc<Limit>,
     permit: Permit,
+    priority: Priority,
 }
 
 /// Starts are spread evenly: the next one may come when the interval since the last has passed, with as
@@ -54,7 +56,7 @@ impl Limit {
             burst: starts.max(1),
             full_at: Mutex::new(None),
         });
-        let concurrency = limits.concurrency.map(|most| Arc::new(Semaphore::new(most.max(1))));
+        let concurrency = limits.concurrency.map(Gate::new);
         (concurrency.is_some() || rate.is_some()).then_some(Self { concurrency, rate })
     }
 }
@@ -62,24 +64,28 @@ impl Limit {
 impl Permit {
     /// Takes a permit of every limit, out of what was `granted` to an earlier wait or of what is free;
     /// or says what to wait for.
-    pub(crate) fn take(limits: &[Arc<Limit>], granted: &mut Permit) -> Result<Self, Wait> {
+    pub(crate) fn take(
+        limits: &[Arc<Limit>],
+        granted: &mut Permit,
+        priority: Priority,
+    ) -> Result<Self, Wait> {
         let mut permit = Self::default();
         for limit in limits {
             if !permit.take_one(limit, granted) {
-                return Err(Wait { limit: limit.clone(), permit });
+                return Err(Wait { limit: limit.clone(), permit, priority });
             }
         }
         Ok(permit)
     }
 
     fn take_one(&mut self, limit: &Arc<Limit>, granted: &mut Permit) -> bool {
-        if let Some(semaphore) = &limit.concurrency {
+        if let Some(gate) = &limit.concurrency {
             let granted = granted
                 .held
                 .iter()
                 .position(|(of, _)| Arc::ptr_eq(of, limit))
                 .map(|at| granted.held.swap_remove(at));
-            let free = || semaphore.clone().try_acquire_owned().ok().map(|held| (limit.clone(), held));
+            let free = || gate.try_pass().map(|held| (limit.clone(), held));
             let Some(held) = granted.or_else(free) else { return false };
             self.held.push(held);
         }
@@ -95,10 +101,10 @@ impl Wait {
     /// Waits until the start may be decided again. What was waited for is kept for it: released, it
     /// would go to the next in the queue, and a queue that only hands permits on never moves.
     pub(crate) async fn granted(&mut self) -> Permit {
-        if let Some(semaphore) = &self.limit.concurrency
+        if let Some(gate) = &self.limit.concurrency
             && !self.permit.holds(&self.limit)
         {
-            let held = semaphore.clone().acquire_owned().await.expect("never closed");
+            let held = gate.pass(self.priority).await;
             self.permit.held.push((self.limit.clone(), held));
         }
         if let Some(rate) = &self.limit.rate {
@@ -137,7 +143,7 @@ mod tests {
         let began = Instant::now();
         let mut starts = Vec::new();
         while starts.len() < 8 {
-            match Permit::take(&limit, &mut Permit::default()) {
+            match Permit::take(&limit, &mut Permit::default(), Priority::Normal) {
                 Ok(_) => starts.push(began.elapsed().as_millis()),
                 Err(mut wait) => drop(wait.granted().await),
             }
@@ -150,12 +156,15 @@ mod tests {
     async fn a_permit_ends_with_its_attempt() {
         let limits = Limits { concurrency: Some(1), ..Limits::default() };
         let limit = [Arc::new(Limit::new(&limits).unwrap())];
-        let none = &mut Permit::default();
-        let held = Permit::take(&limit, none).unwrap();
-        let mut wait = Permit::take(&limit, none).unwrap_err();
+        let (none, normal) = (&mut Permit::default(), Priority::Normal);
+        let held = Permit::take(&limit, none, normal).unwrap();
+        let mut wait = Permit::take(&limit, none, normal).unwrap_err();
         drop(held);
         let mut granted = wait.granted().await;
-        assert!(Permit::take(&limit, none).is_err(), "what was granted is kept for the one that waited");
-        assert!(Permit::take(&limit, &mut granted).is_ok());
+        assert!(
+            Permit::take(&limit, none, normal).is_err(),
+            "what was granted is kept for the one that waited"
+        );
+        assert!(Permit::take(&limit, &mut granted, normal).is_ok());
     }
 }

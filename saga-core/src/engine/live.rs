@@ -4,20 +4,27 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::keeping::Keeping;
 use super::limit::{Permit, Wait};
 use super::registry::Program;
-use crate::id::{MailId, RunId};
+use crate::id::{Key, MailId, RunId};
 use crate::journal::{self, Effect, Failure, Illegal, Outcome, Record, Stage, Timestamp};
 use crate::payload::Payload;
+use crate::priority::Priority;
 use crate::saga::{Decision, Machine};
-use crate::store::{Loaded, Mail, Then};
+use crate::store::{JournalRow, Loaded, Mail, Then};
 
 /// One saga that this worker owns, between two commits.
 pub(crate) struct Saga {
     pub(crate) run: RunId,
     pub(crate) name: Arc<str>,
     pub(crate) program: Arc<Program>,
+    pub(crate) keeping: Keeping,
     pub(crate) machine: Machine,
+    pub(crate) keys: Keys,
+    pub(crate) priority: Priority,
+    /// It does not hold its key: nothing may start.
+    pub(crate) queued: bool,
     /// The number of the next commit.
     pub(crate) next: u32,
     /// Starts that are durable but not acted upon.
@@ -26,6 +33,15 @@ pub(crate) struct Saga {
     pub(crate) mail: Vec<Mail>,
     /// Mail that a commit has consumed.
     pub(crate) read: HashSet<MailId>,
+}
+
+/// The keys that have to do with a saga.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Keys {
+    /// Its own.
+    pub(crate) own: Option<Key>,
+    /// Its own and those of the sagas above it.
+    pub(crate) all: Arc<[Key]>,
 }
 
 /// An attempt to start once its record is durable.
@@ -65,18 +81,49 @@ pub(crate) enum Unfit {
     Next(Illegal),
 }
 
+impl Keys {
+    /// As the saga's first record tells them.
+    pub(crate) fn of(began: &Record) -> Self {
+        match began {
+            Record::Began { key, above, .. } if key.is_some() || !above.is_empty() => {
+                Self { own: key.clone(), all: key.iter().chain(above).cloned().collect() }
+            }
+            _ => Self::default(),
+        }
+    }
+}
+
+/// Reads a journal.
+pub(crate) fn read(loaded: &Loaded) -> Result<Vec<Vec<Record>>, Unfit> {
+    let read = |row: &JournalRow| {
+        journal::decode(&row.body).map_err(|error| Unfit::Undecodable { number: row.number, error })
+    };
+    loaded.journal.iter().map(read).collect()
+}
+
 impl Saga {
     /// Rebuilds a saga from its journal.
-    pub(crate) fn load(loaded: &Loaded, program: Arc<Program>) -> Result<Self, Unfit> {
+    pub(crate) fn load(loaded: &Loaded, program: Arc<Program>, keeping: &Keeping) -> Result<Self, Unfit> {
+        let commits = read(loaded)?;
+        Self::replay(loaded, &commits, program, keeping)
+    }
+
+    /// The same, where its journal has been read (and opened) already.
+    pub(crate) fn replay(
+        loaded: &Loaded,
+        commits: &[Vec<Record>],
+        program: Arc<Program>,
+        keeping: &Keeping,
+    ) -> Result<Self, Unfit> {
         let mut machine = Machine::new(program.plan.clone());
-        let mut read = HashSet::new();
-        for row in &loaded.journal {
-            let records = journal::decode(&row.body)
-                .map_err(|error| Unfit::Undecodable { number: row.number, error })?;
-            for record in &records {
+        let (mut read, mut keys) = (HashSet::new(), Keys::default());
+        for (row, records) in loaded.journal.iter().zip(commits) {
+            for record in records {
                 machine.apply(record).map_err(|illegal| Unfit::Illegal { number: row.number, illegal })?;
-                if let Record::Received { mail, .. } = record {
-                    read.insert(*mail);
+                match record {
+                    Record::Began { .. } => keys = Keys::of(record),
+                    Record::Received { mail, .. } => drop(read.insert(*mail)),
+                    _ => {}
                 }
             }
         }
@@ -85,7 +132,11 @@ impl Saga {
             run: loaded.run,
             name: loaded.saga.clone(),
             program,
+            keeping: keeping.clone(),
             machine,
+            keys,
+            priority: loaded.priority,
+            queued: loaded.queued,
             next,
             starts: Vec::new(),
             mail: loaded.mail.clone(),
@@ -105,20 +156,32 @@ impl Saga {
             let mut derived = false;
             draft.hold = None;
             for decision in self.machine.decide(now) {
+                if self.queued && !matches!(decision, Decision::Expire | Decision::End(_)) {
+                    // It has done nothing, so it may end; for anything else its turn has to come.
+                    draft.then = Some(Then::Queue);
+                    return Ok(());
+                }
                 let record = match decision {
                     Decision::Derive { node, input } => {
                         derived = true;
                         self.derive(node, &input)
                     }
                     Decision::Start { node, item, effect, attempt } => {
-                        let permit = match Permit::take(self.program.limits(node), &mut granted) {
-                            Ok(permit) => permit,
-                            Err(wait) => {
-                                draft.limited = Some(wait);
-                                continue;
-                            }
-                        };
+                        let permit =
+                            match Permit::take(self.program.limits(node), &mut granted, self.priority) {
+                                Ok(permit) => permit,
+                                Err(wait) => {
+                                    draft.limited = Some(wait);
+                                    continue;
+                                }
+                            };
                         draft.starts.push(Launch { node, item, effect, attempt, _permit: permit });
+                        if let Some(bounded) =
+                            self.machine.bounded_by_start((node, item), effect, attempt, now)
+                        {
+                            self.machine.apply(&bounded)?;
+                            draft.records.push(bounded);
+                        }
                         let at = self.program.plan.nodes[node].place(item);
                         let record = Record::Started { at, effect, attempt };
                         self.machine.apply(&record)?;
@@ -184,7 +247,8 @@ impl Saga {
         let at = self.program.plan.nodes[node].place(0);
         let derive = self.program.derive(node);
         let value = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| derive(input)));
-        match value.unwrap_or_else(|_| Err(Failure::new("the derivation panicked"))) {
+        let value = value.unwrap_or_else(|_| Err(Failure::new("the derivation panicked")));
+        match value.and_then(|value| self.keeping.derived(&at, value, self.run)) {
             Ok(value) => Record::Derived { at, value },
             Err(failure) => Record::Blocked { at, cause: journal::Cause::Malformed, failure },
         }

@@ -8,9 +8,10 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::driver::Driver;
-use super::live::{Draft, Saga};
+use super::live::{Draft, Keys, Saga};
 use super::shared::{Incarnation, Shared};
-use crate::journal::{self, Record};
+use crate::client::Sketch;
+use crate::journal::Record;
 use crate::saga::Machine;
 use crate::store::{Error, Start, StartReply};
 
@@ -21,30 +22,35 @@ impl Shared {
     ///
     /// The work goes on in a task of its own: a caller that stops waiting must not leave a saga that is
     /// owned but driven by nobody.
-    pub(crate) fn start(self: &Arc<Self>, start: &Start, began: &Record) -> Option<Reply> {
+    pub(crate) fn start(self: &Arc<Self>, sketch: &Sketch) -> Option<Reply> {
+        let Record::Began { fingerprint, saga: name, .. } = &sketch.began else { return None };
         let incarnation = self.serving()?;
-        let program = self.registry.get(start.fingerprint)?.clone();
+        let program = self.registry.get(*fingerprint)?.clone();
         let permit = self.capacity.clone().try_acquire_owned().ok()?;
         let mut machine = Machine::new(program.plan.clone());
-        machine.apply(began).ok()?;
+        machine.apply(&sketch.began).ok()?;
         let mut saga = Saga {
-            run: start.run,
-            name: start.saga.clone(),
+            run: sketch.run,
+            name: name.as_str().into(),
             program,
+            keeping: self.keeping.clone(),
             machine,
+            keys: Keys::of(&sketch.began),
+            priority: sketch.priority,
+            queued: false,
             next: 1,
             starts: Vec::new(),
             mail: Vec::new(),
             read: HashSet::new(),
         };
-        let mut draft = Draft { records: vec![began.clone()], ..Draft::default() };
+        let mut draft = Draft { records: vec![sketch.began.clone()], ..Draft::default() };
         saga.decide(&mut draft, self.clock.now(), Duration::ZERO).ok()?;
         if draft.then.is_some() || saga.machine.is_blocked() {
             // It ends or blocks before anything runs: rare enough to go the ordinary way.
             return None;
         }
         saga.starts = draft.starts;
-        let start = Start { body: journal::encode(&draft.records).into(), owned: true, ..start.clone() };
+        let start = sketch.clone().into_owned(&draft.records);
         let (caller, reply) = oneshot::channel();
         tokio::spawn(insert(self.clone(), incarnation, start, saga, permit, caller));
         Some(reply)
@@ -66,18 +72,29 @@ async fn insert(
         let lost = || Err(Error::Unknown("the worker is shutting down".into()));
         let reply = incarnation.starter.send(start.clone()).await.unwrap_or_else(lost);
         let started = matches!(reply, Ok(StartReply::Started));
+        if matches!(reply, Ok(StartReply::Queued)) {
+            // Its key may be free by now: the claimer looks.
+            shared.nudge.notify_one();
+        }
         let open = reply.as_ref().is_err_and(Error::is_transient) && !incarnation.lost.is_cancelled();
         if reply == Err(Error::Fenced) {
             incarnation.lost.cancel();
         }
-        if let Some(caller) = caller.take() {
-            let _ = caller.send(reply);
-        }
+        let told = caller.take();
         if started {
-            return Driver::spawn(shared, incarnation, saga, permit);
+            // Before the caller hears of it: whoever then waits for its end finds that it is driven here.
+            Driver::spawn(shared, incarnation, saga, permit);
+            tell(told, reply);
+            return;
         }
+        tell(told, reply);
         if !open {
             return;
         }
     }
+}
+
+fn tell(caller: Option<oneshot::Sender<Result<StartReply, Error>>>, reply: Result<StartReply, Error>) {
+    // A caller that is gone has lost interest in the answer.
+    let _ = caller.map(|caller| caller.send(reply));
 }

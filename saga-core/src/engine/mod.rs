@@ -47,8 +47,11 @@
 
 mod attempt;
 mod batcher;
+mod changed;
 mod committer;
 mod driver;
+mod gate;
+mod keeping;
 mod lease;
 mod limit;
 mod live;

@@ -7,6 +7,7 @@ use super::limit::Limit;
 use crate::id::Fingerprint;
 use crate::saga::builder::{Definition, Part};
 use crate::saga::plan::Plan;
+use crate::step::Limits;
 use crate::step::code::{Bound, BoundCode, Derive};
 use crate::store::{Kind as Transactions, Lender, Manifest};
 
@@ -67,7 +68,7 @@ impl Program {
         wanted.find(|(_, kind)| Some(*kind) != lent)
     }
 
-    /// The limits on a node's attempts: its own, then its definition's.
+    /// The limits on a node's attempts: its own, then its definition's, then the worker's.
     pub(crate) fn limits(&self, node: usize) -> &[Arc<Limit>] {
         &self.limits[node]
     }
@@ -162,6 +163,15 @@ impl Registry {
         }
         self.programs.insert(program.fingerprint, Arc::new(program));
         Ok(())
+    }
+
+    /// Puts a limit on all attempts of all that was added.
+    pub(crate) fn limit_all(&mut self, limits: &Limits) {
+        let Some(limit) = Limit::new(limits).map(Arc::new) else { return };
+        for program in self.programs.values_mut() {
+            let program = Arc::get_mut(program).expect("nothing is driven before the worker has started");
+            program.limits.iter_mut().for_each(|all| all.push(limit.clone()));
+        }
     }
 
     pub(crate) fn get(&self, fingerprint: Fingerprint) -> Option<&Arc<Program>> {

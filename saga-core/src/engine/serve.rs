@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::driver::Driver;
-use super::live::Saga;
+use super::live::{self, Saga};
 use super::shared::{Incarnation, LOCK, Shared};
 use super::unfit::set_aside;
-use crate::store::{Claim, Claimed, Error};
+use crate::payload;
+use crate::store::{Claim, Claimed, Error, Loaded};
 
 /// How many sagas one claim takes at most: enough to fill a worker quickly, few enough that several
 /// workers that start together share what is there.
@@ -58,10 +61,16 @@ async fn take(shared: &Arc<Shared>, incarnation: &Arc<Incarnation>, claimed: Cla
             let _ = mailbox.send(mail);
         }
     }
-    let mut sagas = Vec::with_capacity(claimed.sagas.len());
-    for loaded in claimed.sagas {
+    let (closed, plain) =
+        claimed.sagas.into_iter().partition::<Vec<_>, _>(|loaded| is_closed(shared, loaded));
+    for loaded in closed {
+        let permit = shared.capacity.clone().acquire_owned().await.expect("never closed");
+        tokio::spawn(open(shared.clone(), incarnation.clone(), loaded, permit));
+    }
+    let mut sagas = Vec::with_capacity(plain.len());
+    for loaded in plain {
         let program = shared.registry.get(loaded.fingerprint).expect("claimed by its fingerprint").clone();
-        match Saga::load(&loaded, program.clone()) {
+        match Saga::load(&loaded, program.clone(), &shared.keeping) {
             Ok(saga) => sagas.push(saga),
             Err(unfit) => {
                 let (shared, incarnation) = (shared.clone(), incarnation.clone());
@@ -77,5 +86,42 @@ async fn take(shared: &Arc<Shared>, incarnation: &Arc<Incarnation>, claimed: Cla
         // Claims take no more than was free, but a local start may have taken a permit meanwhile.
         let permit = shared.capacity.clone().acquire_owned().await.expect("never closed");
         Driver::spawn(shared.clone(), incarnation.clone(), saga, permit);
+    }
+}
+
+/// Whether its journal holds what has to be opened first.
+fn is_closed(shared: &Shared, loaded: &Loaded) -> bool {
+    shared.keeping.codec.is_some() && loaded.journal.iter().any(|row| row.body.contains(payload::CLOSED))
+}
+
+/// Opens a journal, in a task of its own because a store of blobs may be slow or away for a while, and drives
+/// its saga. Given up, it rests with its owner until another worker takes over.
+async fn open(
+    shared: Arc<Shared>,
+    incarnation: Arc<Incarnation>,
+    loaded: Loaded,
+    permit: OwnedSemaphorePermit,
+) {
+    let run = loaded.run;
+    let program = shared.registry.get(loaded.fingerprint).expect("claimed by its fingerprint").clone();
+    let gone = || incarnation.lost.is_cancelled() || shared.draining.is_cancelled();
+    let mut pause = Duration::from_millis(100);
+    let saga = match live::read(&loaded) {
+        Ok(mut commits) => {
+            while let Err(error) = shared.keeping.open(&mut commits, run).await {
+                if gone() {
+                    return;
+                }
+                tracing::warn!(%run, %error, "its payloads could not be read yet");
+                let _ = tokio::time::timeout(pause, incarnation.lost.cancelled()).await;
+                pause = (pause * 2).min(Duration::from_secs(5));
+            }
+            Saga::replay(&loaded, &commits, program.clone(), &shared.keeping)
+        }
+        Err(unfit) => Err(unfit),
+    };
+    match saga {
+        Ok(saga) => Driver::spawn(shared, incarnation, saga, permit),
+        Err(unfit) => set_aside(shared, incarnation, loaded, unfit, program.plan.clone()).await,
     }
 }

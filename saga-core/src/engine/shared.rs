@@ -9,10 +9,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::committer::Committer;
+use super::keeping::Keeping;
 use super::registry::Registry;
 use super::starter::Starter;
 use super::worker::Settings;
 use crate::clock::Clock;
+use crate::codec::Codec;
 use crate::id::RunId;
 use crate::journal::End;
 use crate::store::{Backend, Fence, Mail};
@@ -23,6 +25,7 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) settings: Settings,
     pub(crate) clock: Clock,
+    pub(crate) keeping: Keeping,
     /// One permit per saga that is driven here.
     pub(crate) capacity: Arc<Semaphore>,
     /// One permit: suspected killers of workers run one at a time.
@@ -52,10 +55,17 @@ pub(crate) struct Incarnation {
 }
 
 impl Shared {
-    pub(crate) fn new(backend: Backend, registry: Registry, settings: Settings, clock: Clock) -> Self {
+    pub(crate) fn new(
+        backend: Backend,
+        registry: Registry,
+        settings: Settings,
+        clock: Clock,
+        codec: Option<Codec>,
+    ) -> Self {
         Self {
             backend,
             registry,
+            keeping: Keeping { codec, bytes_max: settings.payload_bytes_max },
             capacity: Arc::new(Semaphore::new(settings.sagas)),
             paused: AtomicBool::new(settings.paused),
             settings,
@@ -78,14 +88,26 @@ impl Shared {
     }
 
     /// Resolves when a driver of this process ends the run; never, if another process does.
-    pub(crate) fn ended(&self, run: RunId) -> oneshot::Receiver<End> {
-        let (sender, receiver) = oneshot::channel();
+    pub(crate) fn ended(&self, run: RunId) -> impl Future<Output = End> + '_ {
+        let (sender, end) = oneshot::channel();
         self.waiters.lock().expect(LOCK).entry(run).or_default().push(sender);
-        receiver
+        let mut listening = Listening { shared: self, run, end };
+        async move {
+            match (&mut listening.end).await {
+                Ok(end) => end,
+                Err(_) => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Whether a driver of this process has the run.
+    pub(crate) fn is_driven(&self, run: RunId) -> bool {
+        let incarnation = self.incarnation.lock().expect(LOCK).clone();
+        incarnation.is_some_and(|present| present.mailboxes.lock().expect(LOCK).contains_key(&run))
     }
 
     /// Forgets waiters that nobody listens to any more.
-    pub(crate) fn forget(&self, run: RunId) {
+    fn forget(&self, run: RunId) {
         let mut waiters = self.waiters.lock().expect(LOCK);
         if let Some(senders) = waiters.get_mut(&run) {
             senders.retain(|sender| !sender.is_closed());
@@ -100,6 +122,20 @@ impl Shared {
         for waiter in self.waiters.lock().expect(LOCK).remove(&run).into_iter().flatten() {
             let _ = waiter.send(end.clone());
         }
+    }
+}
+
+/// Somebody who waits for a run's end. Whether he hears of it or goes away, nothing of him stays.
+struct Listening<'a> {
+    shared: &'a Shared,
+    run: RunId,
+    end: oneshot::Receiver<End>,
+}
+
+impl Drop for Listening<'_> {
+    fn drop(&mut self) {
+        self.end.close();
+        self.shared.forget(self.run);
     }
 }
 

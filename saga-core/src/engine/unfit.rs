@@ -32,6 +32,7 @@ pub(super) async fn set_aside(
         body: journal::encode(&records).into(),
         mail: loaded.mail.iter().map(|mail| mail.id).collect(),
         then,
+        key: loaded.key.clone(),
         pivot: false,
     };
     match incarnation.committer.send(commit).await {

@@ -12,11 +12,13 @@ use tokio_util::task::TaskTracker;
 
 use super::registry::{Registry, Unregistrable};
 use super::shared::{Incarnation, LOCK, Shared};
-use super::{committer, lease, retention, serve, starter};
+use super::{changed, committer, lease, retention, serve, starter};
 use crate::client::Client;
 use crate::clock::Clock;
+use crate::codec::Codec;
 use crate::id::WorkerId;
 use crate::saga::Definition;
+use crate::step::Limits;
 use crate::store::{Backend, Error, Manifest, NewWorker};
 
 /// How a worker behaves.
@@ -33,6 +35,8 @@ pub struct Settings {
     pub poll: Range<Duration>,
     /// How many sagas are driven at once; 2,048. Sagas that wait do not count.
     pub sagas: usize,
+    /// How many attempts run at once, and start per time, of all definitions together; no limit.
+    pub limits: Limits,
     /// A saga that is due again within this time is kept in memory instead of being given up; 2 s.
     pub hold: Duration,
     /// How many bytes of JSON a step may give; [`Payload::BYTES_MAX`](crate::Payload::BYTES_MAX). A larger
@@ -57,6 +61,7 @@ impl Default for Settings {
             look: Duration::from_millis(500),
             poll: Duration::from_millis(20)..Duration::from_millis(500),
             sagas: 2048,
+            limits: Limits::default(),
             hold: Duration::from_secs(2),
             payload_bytes_max: crate::Payload::BYTES_MAX,
             grace: Duration::from_secs(10),
@@ -90,6 +95,7 @@ pub struct Worker<A> {
     registry: Registry,
     settings: Settings,
     clock: Clock,
+    codec: Option<Codec>,
 }
 
 impl<A: Clone + Send + Sync + 'static> Worker<A> {
@@ -101,6 +107,7 @@ impl<A: Clone + Send + Sync + 'static> Worker<A> {
             registry: Registry::default(),
             settings: Settings::default(),
             clock: Clock::default(),
+            codec: None,
         }
     }
 
@@ -133,6 +140,14 @@ impl<A: Clone + Send + Sync + 'static> Worker<A> {
         self
     }
 
+    /// Has payloads sealed or offloaded on their way to the journal. Every worker and client of these sagas needs
+    /// the same.
+    #[must_use]
+    pub fn codec(mut self, codec: Codec) -> Self {
+        self.codec = Some(codec);
+        self
+    }
+
     /// Gives it another clock; for tests in virtual time.
     #[must_use]
     pub fn clock(mut self, clock: Clock) -> Self {
@@ -144,9 +159,18 @@ impl<A: Clone + Send + Sync + 'static> Worker<A> {
     ///
     /// Fails when the store cannot be reached now. Later outages are survived: when the lease is lost,
     /// the worker joins again as a new incarnation.
-    pub async fn start(self) -> Result<Running, Error> {
-        let shared = Arc::new(Shared::new(self.backend, self.registry, self.settings, self.clock));
-        shared.backend.store.register(&shared.registry.manifests()).await?;
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unusable`] where a definition was changed without a new version while sagas of the old one are in
+    /// flight; the message names what changed.
+    pub async fn start(mut self) -> Result<Running, Error> {
+        self.registry.limit_all(&self.settings.limits);
+        let shared =
+            Arc::new(Shared::new(self.backend, self.registry, self.settings, self.clock, self.codec));
+        let manifests = shared.registry.manifests();
+        changed::refuse(&shared.backend, &manifests, &shared.clock).await?;
+        shared.backend.store.register(&manifests).await?;
         let incarnation = join(&shared).await?;
         let task = tokio::spawn(live(shared.clone(), incarnation));
         Ok(Running { shared, task })

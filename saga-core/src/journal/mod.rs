@@ -6,7 +6,7 @@
 pub mod record;
 pub mod stage;
 
-pub use record::{Answer, Cause, Effect, End, EndKind, Failure, MailBody, Outcome, Record, Verb};
+pub use record::{Answer, Bound, Cause, Effect, End, EndKind, Failure, MailBody, Outcome, Record, Verb};
 pub use stage::{Contract, Illegal, Stage};
 
 /// A point in time as journals and stores keep it.

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::Timestamp;
-use crate::id::{Fingerprint, MailId, Name, Place};
+use crate::id::{Fingerprint, Key, MailId, Name, Place};
 use crate::payload::Payload;
 
 /// One thing that became true of a saga.
@@ -27,6 +27,12 @@ pub enum Record {
         /// When it undoes itself, unless its pivot has begun by then.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         deadline: Option<Timestamp>,
+        /// The key that it was started under.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<Key>,
+        /// The keys that are held above it, by the sagas of which it is a part.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        above: Vec<Key>,
     },
     /// The deadline passed before the pivot began: the saga undoes itself.
     Expired {},
@@ -46,6 +52,15 @@ pub enum Record {
         effect: Effect,
         /// The attempt's number, from 1.
         attempt: u32,
+    },
+    /// The time that a policy gives a place has begun to run.
+    Bounded {
+        /// Whose.
+        at: Place,
+        /// What is bounded.
+        bound: Bound,
+        /// No attempt is planned for later than this.
+        until: Timestamp,
     },
     /// An attempt ended.
     Finished {
@@ -94,6 +109,28 @@ pub enum Effect {
     Compensation,
     /// The question whether an action in doubt took effect.
     Probe,
+}
+
+/// What the time that a policy gives is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bound {
+    /// Attempts of the action, from the first one's start.
+    Action,
+    /// The settling of an action in doubt whose attempts are used up, or that must not be run again.
+    Settling,
+    /// Attempts of the compensation, from the first one's start.
+    Compensation,
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Action => "action",
+            Self::Settling => "settling",
+            Self::Compensation => "compensation",
+        })
+    }
 }
 
 impl fmt::Display for Effect {

@@ -70,8 +70,12 @@ pub enum Forward {}
 pub struct Definition<A = (), In = (), Out = ()> {
     pub(crate) plan: Arc<Plan>,
     pub(crate) parts: Arc<Vec<Part<A>>>,
+    pub(crate) key: Option<KeyOf<In>>,
     types: PhantomData<fn(In) -> Out>,
 }
+
+/// Chooses a saga's key by its input.
+pub(crate) type KeyOf<In> = Arc<dyn Fn(&In) -> String + Send + Sync>;
 
 /// The code of one node.
 pub(crate) enum Part<A> {
@@ -90,6 +94,7 @@ pub struct Builder<A, In, Phase = Compensable> {
     pivot: Option<usize>,
     deadline: Option<Duration>,
     limits: Limits,
+    key: Option<KeyOf<In>>,
     types: PhantomData<fn(In) -> Phase>,
 }
 
@@ -143,6 +148,7 @@ impl Definition<(), (), ()> {
             pivot: None,
             deadline: None,
             limits: Limits::default(),
+            key: None,
             types: PhantomData,
         };
         let input = builder.node("input", Kind::Input, Wiring::Unit, Part::Input);
@@ -159,7 +165,8 @@ impl<A, In, Out> Definition<A, In, Out> {
 
 impl<A, In, Out> Clone for Definition<A, In, Out> {
     fn clone(&self) -> Self {
-        Self { plan: self.plan.clone(), parts: self.parts.clone(), types: PhantomData }
+        let Self { plan, parts, key, .. } = self;
+        Self { plan: plan.clone(), parts: parts.clone(), key: key.clone(), types: PhantomData }
     }
 }
 
@@ -213,9 +220,9 @@ where
         self.nodes[output.node].after = earlier;
         self.nodes[output.node].undo = Undo::Never;
         self.pivot = Some(output.node);
-        let Self { name, version, nodes, parts, faults, pivot, deadline, limits, .. } = self;
+        let Self { name, version, nodes, parts, faults, pivot, deadline, limits, key, .. } = self;
         let builder =
-            Builder { name, version, nodes, parts, faults, pivot, deadline, limits, types: PhantomData };
+            Builder { name, version, nodes, parts, faults, pivot, deadline, limits, key, types: PhantomData };
         (builder, output)
     }
 }
@@ -267,6 +274,20 @@ where
         self
     }
 
+    /// Has each saga take the key that `of` gives for its input, unless its start [names
+    /// another](crate::client::Starting::key): of all sagas of one key, one is under way at a time.
+    ///
+    /// ```
+    /// # use saga_core::{Cx, Definition, StepError, step};
+    /// # #[derive(serde::Serialize, serde::Deserialize)] struct Order { customer: u64 }
+    /// let (mut b, order) = Definition::build::<(), Order>("place-order", 1);
+    /// b.key(|order: &Order| format!("customer-{}", order.customer));
+    /// ```
+    pub fn key<K: Into<String>>(&mut self, of: impl Fn(&In) -> K + Send + Sync + 'static) -> &mut Self {
+        self.key = Some(Arc::new(move |input| of(input).into()));
+        self
+    }
+
     /// At most so many attempts of this definition's sagas run at once in one worker process.
     pub fn concurrency(&mut self, most: usize) -> &mut Self {
         self.limits.concurrency = Some(most);
@@ -303,9 +324,10 @@ where
             return Err(self.faults.swap_remove(0));
         }
         let name = Name::new(&definition).map_err(|source| BadDefinition::Name { definition, source })?;
-        let Self { version, nodes, parts, deadline, limits, .. } = self;
-        let plan = Plan { name, version, nodes, output: output.wiring(), deadline, limits };
-        Ok(Definition { plan: Arc::new(plan), parts: Arc::new(parts), types: PhantomData })
+        let Self { version, nodes, parts, deadline, limits, key, .. } = self;
+        let keyed = key.is_some();
+        let plan = Plan { name, version, nodes, output: output.wiring(), deadline, limits, keyed };
+        Ok(Definition { plan: Arc::new(plan), parts: Arc::new(parts), key, types: PhantomData })
     }
 
     fn step<S, I, O, K>(
@@ -330,6 +352,8 @@ where
         node.retry = step.retry.unwrap_or(retry);
         node.undo_retry = step.undo_retry.unwrap_or_else(Retry::forever);
         node.attempt_timeout = step.attempt_timeout;
+        node.timeout = step.timeout;
+        node.settle_within = step.settle_within;
         node.limits = step.limits;
         Output::new(index)
     }
@@ -353,6 +377,8 @@ where
             retry: Retry::exponential(),
             undo_retry: Retry::forever(),
             attempt_timeout: Duration::ZERO,
+            timeout: None,
+            settle_within: None,
             limits: Limits::default(),
         });
         self.parts.push(part);

@@ -9,13 +9,13 @@
 //! either ended or it needs a person.
 
 use std::sync::Arc;
-use std::time::Duration;
 
+use super::bounds::Bounds;
 use super::plan::{Kind, Plan, Wiring};
 use crate::id::{MailId, Place};
 use crate::journal::stage::{Event, Rest};
 use crate::journal::{
-    Answer, Cause, Effect, End, Failure, Illegal, MailBody, Outcome, Record, Stage, Timestamp, Verb,
+    Answer, Cause, Effect, End, Failure, Illegal, MailBody, Record, Stage, Timestamp, Verb,
 };
 use crate::payload::Payload;
 
@@ -66,10 +66,21 @@ pub(super) struct Slot {
     live: Vec<bool>,
     /// How many workers died in a row while they ran the item, as far as later starts tell.
     deaths: Vec<u32>,
+    /// The time that policies give each item, as far as it has begun to run.
+    pub(super) bounds: Vec<Bounds>,
     /// The items' inputs, once the node's sources are done.
     inputs: Option<Vec<Payload>>,
     /// The node's output, once every item is done.
     output: Option<Payload>,
+}
+
+impl Slot {
+    fn resize(&mut self, items: usize) {
+        self.stages.resize(items, Stage::Idle);
+        self.live.resize(items, false);
+        self.deaths.resize(items, 0);
+        self.bounds.resize(items, Bounds::default());
+    }
 }
 
 /// The state of one declared saga.
@@ -96,7 +107,9 @@ impl Machine {
     pub fn new(plan: Arc<Plan>) -> Self {
         let slots = plan.nodes.iter().map(|node| match node.kind {
             Kind::Step | Kind::Pivot => {
-                Slot { stages: vec![Stage::Idle], live: vec![false], deaths: vec![0], ..Slot::default() }
+                let mut slot = Slot::default();
+                slot.resize(1);
+                slot
             }
             Kind::Input | Kind::Derive | Kind::Each => Slot::default(),
         });
@@ -153,6 +166,13 @@ impl Machine {
                 self.pivot_begun |= self.plan.nodes[node].kind == Kind::Pivot;
                 self.slots[node].live[item] = false;
                 self.slots[node].deaths[item] += u32::from(orphaned);
+            }
+            Record::Bounded { at, bound, until } => {
+                let (node, item) = self.locate(at, record)?;
+                let begun = self.slots[node].bounds.get_mut(item).map(|bounds| bounds.begin(*bound, *until));
+                if begun != Some(true) {
+                    return Err(self.illegal("no time begins to run there", record));
+                }
             }
             Record::Finished { at, effect, outcome, due } => {
                 let (node, item) = self.step(at, &Event::Finished(*effect, outcome, *due), record)?;
@@ -231,9 +251,7 @@ impl Machine {
             // What is no list cannot be cut into items: the one item it makes then fails to decode,
             // which blocks the saga with that payload named.
             let items = input.items().unwrap_or_else(|_| vec![input]);
-            slot.stages.resize(items.len(), Stage::Idle);
-            slot.live.resize(items.len(), false);
-            slot.deaths.resize(items.len(), 0);
+            slot.resize(items.len());
             if items.is_empty() {
                 slot.output = Some(Payload::array([]));
             }
@@ -444,65 +462,11 @@ impl Machine {
         }
     }
 
-    /// The record of an attempt's end, with the time of the next attempt chosen by the step's policy.
-    ///
-    /// `jitter` in `0.0..=1.0`; `retry_after` is the least pause that the service asked for.
-    pub fn finish(
-        &self,
-        at: (usize, usize),
-        effect: Effect,
-        outcome: Outcome,
-        retry_after: Option<Duration>,
-        now: Timestamp,
-        jitter: f64,
-    ) -> Record {
-        let (node, item) = at;
-        let step = &self.plan.nodes[node];
-        let pause = self.pause(node, item, effect, &outcome, jitter);
-        let pause = pause.map(|pause| pause.max(retry_after.unwrap_or_default()));
-        let due =
-            pause.map(|pause| now + chrono::TimeDelta::from_std(pause).unwrap_or(chrono::TimeDelta::MAX));
-        Record::Finished { at: step.place(item), effect, outcome, due }
-    }
-
-    fn pause(
-        &self,
-        node: usize,
-        item: usize,
-        effect: Effect,
-        outcome: &Outcome,
-        jitter: f64,
-    ) -> Option<Duration> {
-        let step = &self.plan.nodes[node];
-        let again = |retry: &crate::retry::Retry, attempt: u32| {
-            retry.goes_on_after(attempt).then(|| retry.pause_after(attempt, jitter))
-        };
-        let unknown = matches!(outcome, Outcome::Unknown(_));
-        match (&self.slots[node].stages[item], outcome) {
-            (
-                _,
-                Outcome::Ok(_) | Outcome::Rejected(_) | Outcome::Halted { .. } | Outcome::Malformed { .. },
-            ) => None,
-            (Stage::Acting { attempt, doubt }, _) => {
-                let in_doubt = *doubt || unknown;
-                if in_doubt && !step.idempotent {
-                    // Only a probe may touch it now, and the first one at once.
-                    return step.probe.then_some(Duration::ZERO);
-                }
-                // Attempts used up in doubt: settling goes on at the compensation's pace.
-                let settle = || in_doubt.then(|| again(&step.undo_retry, *attempt)).flatten();
-                again(&step.retry, *attempt).or_else(settle)
-            }
-            (Stage::Probing { probe, .. }, _) if effect == Effect::Probe => again(&step.undo_retry, *probe),
-            (Stage::Undoing { attempt, .. }, _) => again(&step.undo_retry, *attempt),
-            _ => None,
-        }
-    }
-
     /// Takes back the start of the pivot, which was decided last and not written: the machine is as it was.
     pub(crate) fn withdraw(&mut self, node: usize, item: usize) {
         self.slots[node].stages[item] = Stage::Idle;
         self.slots[node].live[item] = false;
+        self.slots[node].bounds[item] = Bounds::default();
         self.pivot_begun = false;
     }
 

@@ -1,6 +1,8 @@
 //! The declared saga: a plan built with typed handles, and the machine that decides what comes next.
 
+mod bounds;
 pub mod builder;
+mod differences;
 pub mod feeds;
 pub mod machine;
 pub mod plan;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Fingerprint, Name, Place};
-use crate::journal::Contract;
+use crate::journal::{Bound, Contract};
 use crate::retry::Retry;
 use crate::step::Limits;
 
@@ -28,6 +28,9 @@ pub struct Plan {
     /// How many attempts of all its sagas run at once, and start per time, in one worker process.
     #[serde(default)]
     pub limits: Limits,
+    /// Whether its code chooses a key for each of its sagas.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keyed: bool,
     /// Where the saga's own output comes from.
     pub output: Wiring,
 }
@@ -59,6 +62,12 @@ pub struct Node {
     pub undo_retry: Retry,
     /// How long one attempt may take.
     pub attempt_timeout: Duration,
+    /// How long all attempts of the action together may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
+    /// How long an action in doubt is settled before a person is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settle_within: Option<Duration>,
     /// How many attempts run at once, and start per time.
     #[serde(default)]
     pub limits: Limits,
@@ -126,6 +135,15 @@ impl Node {
     /// Whether it does anything outside the saga.
     pub fn has_effect(&self) -> bool {
         matches!(self.kind, Kind::Step | Kind::Each | Kind::Pivot)
+    }
+
+    /// How much time a policy gives.
+    pub fn time_for(&self, bound: Bound) -> Option<Duration> {
+        match bound {
+            Bound::Action => [self.timeout, self.retry.elapsed_limit()].into_iter().flatten().min(),
+            Bound::Settling => self.settle_within,
+            Bound::Compensation => self.undo_retry.elapsed_limit(),
+        }
     }
 
     /// The promises that decide which histories are legal.

@@ -24,6 +24,9 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Undoing a child that has completed is another effect: say what it is with [`Step::compensate`], or
 /// make the child the pivot or a step after it.
 ///
+/// A child whose key is held by its parent, or further above, is refused: each would wait for the other for
+/// ever. The step is then rejected.
+///
 /// The application provides the [`Client`] through which children are started.
 ///
 /// ```
@@ -63,9 +66,15 @@ async fn run<A, In, Out>(
 ) -> Result<Out, StepError>
 where
     In: Serialize,
-    Out: DeserializeOwned,
+    Out: DeserializeOwned + 'static,
 {
-    let saga = cx.state().start(definition, &cx.key(), input).await?;
+    let started = cx.state().start(definition, &cx.key(), input).within(cx).await;
+    let saga = match started {
+        Err(error) if error.is_final() => {
+            return Err(StepError::rejected(format!("no child was started: {error}")));
+        }
+        started => started?,
+    };
     let mut told = false;
     let end = saga.wait();
     tokio::pin!(end);

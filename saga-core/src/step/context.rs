@@ -8,10 +8,46 @@ use tokio_util::sync::CancellationToken;
 
 use super::lent::Desk;
 use crate::clock::Clock;
-use crate::id::{Place, RunId};
+use crate::id::{Key, Place, RunId};
 use crate::journal::Effect;
+use crate::priority::Priority;
 
 /// An application that has what a step needs. Every `Clone` type provides itself.
+///
+/// So a step can come from a crate that knows nothing of the application that uses it: it asks for its own part.
+///
+/// ```
+/// // A crate of payments, with a step for everybody's sagas.
+/// mod payments {
+///     use saga_core::{Cx, Step, StepError, step};
+///
+///     #[derive(Clone)]
+///     pub struct Bank;
+///
+///     async fn charge(cx: Cx<Bank>, cents: u64) -> Result<String, StepError> {
+///         Ok(format!("charged {cents} under {}", cx.key()))
+///     }
+///     async fn refund(_: Cx<Bank>, _: u64, _: String) -> Result<(), StepError> { Ok(()) }
+///
+///     pub fn charging() -> Step<Bank, u64, String, saga_core::step::Compensated> {
+///         step("charge", charge).compensate(refund)
+///     }
+/// }
+///
+/// // The application that uses it, and has more than a bank.
+/// # use saga_core::{Definition, Provides};
+/// #[derive(Clone)]
+/// struct App { bank: payments::Bank, /* and more */ }
+///
+/// impl Provides<payments::Bank> for App {
+///     fn provide(&self) -> payments::Bank { self.bank.clone() }
+/// }
+///
+/// let (mut b, cents) = Definition::build::<App, u64>("pay", 1);
+/// let charged = b.add(payments::charging(), cents);
+/// let pay = b.finish(charged)?;
+/// # Ok::<_, saga_core::saga::builder::BadDefinition>(())
+/// ```
 pub trait Provides<S> {
     /// The part the step needs; called once per attempt, so it should be cheap to clone.
     fn provide(&self) -> S;
@@ -42,6 +78,10 @@ pub struct Attempt {
     pub effect: Effect,
     /// The attempt's number, from 1.
     pub number: u32,
+    /// The keys that its saga and the sagas above it hold.
+    pub keys: Arc<[Key]>,
+    /// Its saga's priority.
+    pub priority: Priority,
     /// When the attempt counts as unknown.
     pub deadline: Deadline,
     /// Cancelled when the saga has begun to undo itself.
@@ -149,6 +189,16 @@ impl<S> Cx<S> {
     /// The id that the saga's user gave it.
     pub fn saga(&self) -> &str {
         &self.attempt.saga
+    }
+
+    /// The keys that its saga and the sagas above it hold.
+    pub(crate) fn keys(&self) -> &Arc<[Key]> {
+        &self.attempt.keys
+    }
+
+    /// Its saga's priority.
+    pub fn priority(&self) -> Priority {
+        self.attempt.priority
     }
 
     /// The attempt's number, from 1. Attempts of crashed workers count.

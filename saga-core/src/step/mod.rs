@@ -73,6 +73,8 @@ pub struct Step<S, In, Out, K = Undecided> {
     pub(crate) retry: Option<Retry>,
     pub(crate) undo_retry: Option<Retry>,
     pub(crate) attempt_timeout: Duration,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) settle_within: Option<Duration>,
     pub(crate) limits: Limits,
     types: PhantomData<fn(In) -> (Out, K)>,
 }
@@ -116,6 +118,8 @@ where
         retry: None,
         undo_retry: None,
         attempt_timeout: ATTEMPT_TIMEOUT,
+        timeout: None,
+        settle_within: None,
         limits: Limits::default(),
         types: PhantomData,
     }
@@ -180,6 +184,8 @@ where
         retry: None,
         undo_retry: None,
         attempt_timeout: TRANSACTION_TIMEOUT,
+        timeout: None,
+        settle_within: None,
         limits: Limits::default(),
         types: PhantomData,
     }
@@ -257,6 +263,25 @@ impl<S, In, Out, K> Step<S, In, Out, K> {
         self
     }
 
+    /// How long all attempts of the action together may take, counted from the first one's start. When it is
+    /// over the attempt that is under way has an unknown outcome, and none is planned any more: without
+    /// doubt the step counts as refused (after the pivot it blocks), in doubt it is settled.
+    ///
+    /// An attempt whose worker died is in doubt, and is settled whatever the time.
+    #[must_use]
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.timeout = Some(limit);
+        self
+    }
+
+    /// How long an action in doubt is settled, once its attempts are used up, before the saga is blocked
+    /// for a person; by default as long as [`compensation_retry`](Step::compensation_retry) goes on.
+    #[must_use]
+    pub fn settle_within(mut self, limit: Duration) -> Self {
+        self.settle_within = Some(limit);
+        self
+    }
+
     /// At most so many of this step's attempts run at once in one worker process; further sagas wait
     /// for their turn without a recorded start.
     #[must_use]
@@ -281,8 +306,21 @@ impl<S, In, Out, K> Step<S, In, Out, K> {
     }
 
     fn decided<D>(self, undo: Undo) -> Step<S, In, Out, D> {
-        let Self { name, code, idempotent, retry, undo_retry, attempt_timeout, limits, .. } = self;
-        Step { name, code, undo, idempotent, retry, undo_retry, attempt_timeout, limits, types: PhantomData }
+        let Self { name, code, idempotent, retry, undo_retry, attempt_timeout, .. } = self;
+        let (timeout, settle_within, limits) = (self.timeout, self.settle_within, self.limits);
+        Step {
+            name,
+            code,
+            undo,
+            idempotent,
+            retry,
+            undo_retry,
+            attempt_timeout,
+            timeout,
+            settle_within,
+            limits,
+            types: PhantomData,
+        }
     }
 }
 

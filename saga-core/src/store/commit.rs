@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::id::{Fingerprint, MailId, Name, RunId, WorkerId};
+use crate::attributes::Attributes;
+use crate::id::{Fingerprint, Key, MailId, Name, RunId, WorkerId};
 use crate::journal::{EndKind, MailBody, Timestamp};
+use crate::priority::Priority;
 
 /// Everything one saga's progress makes true, at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +20,8 @@ pub struct Commit {
     pub mail: Vec<MailId>,
     /// What becomes of the saga.
     pub then: Then,
+    /// The key that the saga was started under: its end gives it back.
+    pub key: Option<Key>,
     /// It starts the pivot, from which there is no way back: it is written only if the saga has no unread mail
     /// but what this commit consumes. Else a cancel that was there in time would be too late.
     pub pivot: bool,
@@ -40,8 +44,11 @@ pub enum Then {
     Wait(Timestamp),
     /// Nobody owns it until mail comes: a person is needed.
     Block,
+    /// For a saga that does not hold its key yet: nobody owns it until its turn has come, until mail comes,
+    /// or until it stops waiting ([`Keyed::until`]).
+    Queue,
     /// It is over: the journal stays, the saga's live row goes. Mail that nobody read is dropped: its
-    /// sender is answered from the end.
+    /// sender is answered from the end. The key that it holds is free.
     End(EndKind),
 }
 
@@ -80,8 +87,26 @@ pub struct Start {
     pub digest: [u8; 32],
     /// The records of commit 0.
     pub body: Arc<str>,
-    /// Whether the worker whose fence comes with the batch owns it from the start.
+    /// Whether the worker whose fence comes with the batch owns it from the start. A saga that needs a key is
+    /// owned only if its key is free.
     pub owned: bool,
+    /// The key that it needs, and what follows from it.
+    pub key: Option<Keyed>,
+    /// Who goes first.
+    pub priority: Priority,
+    /// What it can be found by.
+    pub attributes: Attributes,
+}
+
+/// The key that a saga needs before anything of it may happen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keyed {
+    /// The key.
+    pub key: Key,
+    /// When it is given to a worker although its key is not free: its deadline passes, and it ends.
+    pub until: Option<Timestamp>,
+    /// The records of commit 0 where nobody owns it: without the starts that an owner would act upon.
+    pub began: Arc<str>,
 }
 
 /// What a start came to.
@@ -89,6 +114,9 @@ pub struct Start {
 pub enum StartReply {
     /// The saga exists, with the run id that was sent.
     Started,
+    /// It exists, and was to be owned, but its key is not free (or others wait for it): nobody owns it, and
+    /// its commit 0 is [`Keyed::began`]. A claim gives it to a worker when its turn has come.
+    Queued,
     /// The (definition, saga id) was taken before.
     Exists {
         /// The earlier run.
@@ -150,6 +178,13 @@ pub struct Loaded {
     pub saga: Arc<str>,
     /// The worker that owns it now.
     pub owner: Option<WorkerId>,
+    /// The key that it was started under.
+    pub key: Option<Key>,
+    /// Its priority.
+    pub priority: Priority,
+    /// It does not hold its key yet: nothing may start, whoever owns it. It was given to a worker because of
+    /// its mail, or because it has waited long enough.
+    pub queued: bool,
     /// The whole journal, in order.
     pub journal: Vec<JournalRow>,
     /// The mail that no commit has consumed.

@@ -6,11 +6,22 @@ use uuid::Uuid;
 use super::commit::Mail;
 use super::error::{Error, Result};
 use super::query::{Manifest, State};
-use crate::id::{MailId, Name, RunId};
+use crate::attributes::Attributes;
+use crate::id::{Key, MailId, Name, RunId};
 use crate::journal::{EndKind, MailBody};
 
 pub(super) fn name(text: String) -> Result<Name> {
     Name::new(text).map_err(|e| Error::Unusable(e.to_string()))
+}
+
+pub(super) fn key(text: Option<String>) -> Result<Option<Key>> {
+    text.map(Key::new).transpose().map_err(|e| Error::Unusable(e.to_string()))
+}
+
+/// A JSON object, where there are any.
+pub(super) fn attributes(text: Option<&str>) -> Result<Attributes> {
+    let read = |text| serde_json::from_str(text).map_err(|e| unread("attribute", &format!("{e}")));
+    text.map_or(Ok(Attributes::default()), read)
 }
 
 pub(super) fn number(number: impl TryInto<u32> + Copy + std::fmt::Display) -> Result<u32> {

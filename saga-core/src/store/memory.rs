@@ -12,14 +12,15 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use super::Store;
-use super::commit::{Commit, CommitReply, JournalRow, Loaded, Mail, Posted, Start, StartReply, Then};
+use super::commit::{Commit, CommitReply, JournalRow, Keyed, Loaded, Mail, Posted, Start, StartReply, Then};
 use super::error::{Error, Result};
 use super::query::{Counts, Filter, Manifest, Query, State, Summary, WorkerInfo};
 use super::retain::{Pruned, Retain};
 use super::worker::{Claim, Claimed, Fence, NewWorker, Peer, Renewal};
 use crate::clock::Clock;
-use crate::id::{Fingerprint, MailId, Name, RunId, WorkerId};
+use crate::id::{Fingerprint, Key, MailId, Name, RunId, WorkerId};
 use crate::journal::Timestamp;
+use crate::priority::Priority;
 
 #[cfg(test)]
 pub(crate) use transaction::Bug;
@@ -51,6 +52,10 @@ struct Tables {
     locks: HashMap<RunId, transaction::Lock>,
     /// How many transactions were begun.
     transactions: u64,
+    /// Who holds which key.
+    keys: HashMap<Key, RunId>,
+    /// The last turn that was given to a saga that waits for its key.
+    last_turn: u64,
 }
 
 #[derive(Debug)]
@@ -71,6 +76,8 @@ struct Saga {
     start: Start,
     owner: Option<WorkerId>,
     state: State,
+    /// While it does not hold its key: its place in the order, 0 as long as no claim has seen it.
+    turn: Option<u64>,
     due: Option<Timestamp>,
     since: Timestamp,
     started_at: Timestamp,
@@ -164,6 +171,7 @@ impl Store for MemoryStore {
     async fn claim(&self, claim: &Claim) -> Result<Claimed> {
         let mut tables = self.tables();
         tables.check(claim.fence)?;
+        tables.give_turns(&claim.fingerprints);
         let now = tables.clock.now();
         let me = claim.fence.worker;
         let mail = tables.mail.values().filter(|mail| tables.sagas[&mail.run].owner == Some(me));
@@ -173,7 +181,7 @@ impl Store for MemoryStore {
             .iter()
             .filter(|(_, saga)| claim.fingerprints.contains(&saga.start.fingerprint))
             .filter(|(run, saga)| tables.is_claimable(**run, saga, now))
-            .map(|(run, saga)| (saga.due, *run))
+            .map(|(run, saga)| (saga.due.map(|due| due - saga.start.priority.head_start()), *run))
             .collect();
         ready.sort_unstable();
         ready.truncate(claim.limit);
@@ -181,7 +189,7 @@ impl Store for MemoryStore {
             let saga = tables.sagas.get_mut(run).expect("just listed");
             saga.owner = Some(me);
             saga.due = None;
-            if saga.state != State::Running {
+            if saga.turn.is_none() && saga.state != State::Running {
                 saga.state = State::Running;
                 saga.since = now;
             }
@@ -231,33 +239,72 @@ impl Tables {
         }
     }
 
+    /// Puts sagas that no claim has seen into the order of those that wait for their keys, and gives every
+    /// free key to the first that waits for it and that somebody here has code for.
+    fn give_turns(&mut self, fingerprints: &[Fingerprint]) {
+        let now = self.clock.now();
+        let waits = |saga: &Saga| saga.turn.is_some() && saga.owner.is_none();
+        for saga in self.sagas.values_mut().filter(|saga| waits(saga) && saga.turn == Some(0)) {
+            self.last_turn += 1;
+            saga.turn = Some(self.last_turn);
+            saga.due = saga.start.key.as_ref().and_then(|key| key.until);
+        }
+        let known = self.sagas.values_mut().filter(|saga| fingerprints.contains(&saga.start.fingerprint));
+        let mut waiting: Vec<&mut Saga> = known.filter(|saga| waits(saga)).collect();
+        waiting.sort_unstable_by_key(|saga| saga.turn);
+        for saga in waiting {
+            let Some(Keyed { key, .. }) = &saga.start.key else { continue };
+            if !self.keys.contains_key(key) {
+                self.keys.insert(key.clone(), saga.start.run);
+                (saga.turn, saga.due) = (None, Some(now));
+                (saga.state, saga.since) = (State::Running, now);
+            }
+        }
+    }
+
+    /// Whether nobody holds a key or waits for it.
+    fn is_free(&self, key: &Key) -> bool {
+        let waits =
+            |saga: &Saga| saga.turn.is_some() && saga.start.key.as_ref().is_some_and(|k| k.key == *key);
+        !self.keys.contains_key(key) && !self.sagas.values().any(waits)
+    }
+
     fn start(&mut self, fence: Option<Fence>, start: &Start) -> StartReply {
         let name = (start.definition.clone(), start.saga.to_string());
         if let Some(run) = self.by_name.get(&name) {
             let earlier = &self.sagas[run];
             if *run == start.run {
-                return StartReply::Started;
+                let queued = start.owned && earlier.journal.first().is_none_or(|row| row.worker.is_none());
+                return if queued { StartReply::Queued } else { StartReply::Started };
             }
             let end = if let State::Ended(kind) = earlier.state { Some(kind) } else { None };
             return StartReply::Exists { run: *run, digest: earlier.start.digest, end };
         }
         let now = self.clock.now();
-        let owner = fence.filter(|_| start.owned).map(|fence| fence.worker);
-        let row = JournalRow { number: 0, worker: owner, at: now, body: start.body.clone() };
+        let keyed = start.key.as_ref();
+        let owner = fence.filter(|_| start.owned && keyed.is_none_or(|keyed| self.is_free(&keyed.key)));
+        let owner = owner.map(|fence| fence.worker);
+        let queued = keyed.filter(|_| owner.is_none());
+        if let (Some(Keyed { key, .. }), None) = (keyed, queued) {
+            self.keys.insert(key.clone(), start.run);
+        }
+        let body = queued.map_or(&start.body, |keyed| &keyed.began).clone();
+        let row = JournalRow { number: 0, worker: owner, at: now, body };
         self.by_name.insert(name, start.run);
         self.sagas.insert(
             start.run,
             Saga {
                 start: start.clone(),
                 owner,
-                state: State::Running,
-                due: owner.is_none().then_some(now),
+                state: if queued.is_some() { State::Queued } else { State::Running },
+                turn: queued.map(|_| 0),
+                due: (owner.is_none() && queued.is_none()).then_some(now),
                 since: now,
                 started_at: now,
                 journal: vec![row],
             },
         );
-        StartReply::Started
+        if start.owned && queued.is_some() { StartReply::Queued } else { StartReply::Started }
     }
 
     fn commit(&mut self, worker: WorkerId, commit: &Commit) -> CommitReply {
@@ -290,6 +337,11 @@ impl Tables {
             if let Then::End(_) = commit.then {
                 // What nobody read is answered from the end.
                 self.mail.retain(|_, mail| mail.run != commit.run);
+                if let Some(key) = &commit.key
+                    && self.keys.get(key) == Some(&commit.run)
+                {
+                    self.keys.remove(key);
+                }
             }
         }
         CommitReply::Committed { mail: self.mail_of(commit.run) }
@@ -321,6 +373,9 @@ impl Tables {
             fingerprint: saga.start.fingerprint,
             saga: saga.start.saga.clone(),
             owner: saga.owner,
+            key: saga.start.key.as_ref().map(|keyed| keyed.key.clone()),
+            priority: saga.start.priority,
+            queued: saga.turn.is_some(),
             journal: saga.journal.clone(),
             mail: self.mail_of(run),
         })
@@ -333,15 +388,21 @@ impl Saga {
             Then::Go => return,
             Then::Wait(due) => (State::Waiting, Some(due)),
             Then::Block => (State::Blocked, None),
+            Then::Queue => (State::Queued, self.start.key.as_ref().and_then(|keyed| keyed.until)),
             Then::End(kind) => (State::Ended(kind), None),
         };
         self.owner = None;
+        if matches!(state, State::Ended(_)) {
+            self.turn = None;
+        }
         self.state = state;
         self.due = due;
         self.since = now;
     }
 
-    fn summary(&self) -> Summary {
+    fn summary(&self, keys: &HashMap<Key, RunId>) -> Summary {
+        let key = self.start.key.as_ref().filter(|_| !matches!(self.state, State::Ended(_)));
+        let key = key.map(|keyed| keyed.key.clone());
         Summary {
             run: self.start.run,
             definition: self.start.definition.clone(),
@@ -353,6 +414,13 @@ impl Saga {
             due: self.due,
             started_at: self.started_at,
             since: self.since,
+            key_held_by: key.as_ref().filter(|_| self.turn.is_some()).and_then(|key| keys.get(key)).copied(),
+            key,
+            priority: match self.state {
+                State::Ended(_) => Priority::Normal,
+                _ => self.start.priority,
+            },
+            attributes: self.start.attributes.clone(),
             digest: self.start.digest,
         }
     }
@@ -363,20 +431,22 @@ impl Query for MemoryStore {
     async fn find(&self, definition: &Name, saga: &str) -> Result<Option<Summary>> {
         let tables = self.tables();
         let run = tables.by_name.get(&(definition.clone(), saga.to_owned()));
-        Ok(run.map(|run| tables.sagas[run].summary()))
+        Ok(run.map(|run| tables.sagas[run].summary(&tables.keys)))
     }
 
     async fn summary(&self, run: RunId) -> Result<Option<Summary>> {
-        Ok(self.tables().sagas.get(&run).map(Saga::summary))
+        let tables = self.tables();
+        Ok(tables.sagas.get(&run).map(|saga| saga.summary(&tables.keys)))
     }
 
     async fn list(&self, filter: &Filter) -> Result<Vec<Summary>> {
         let tables = self.tables();
         let limit = if filter.limit == 0 { 100 } else { filter.limit };
-        let all = tables.sagas.values().rev().map(Saga::summary);
+        let all = tables.sagas.values().rev().map(|saga| saga.summary(&tables.keys));
         let wanted = all
             .filter(|s| filter.definition.as_ref().is_none_or(|name| *name == s.definition))
             .filter(|s| filter.state.is_none_or(|state| state == s.state))
+            .filter(|s| s.attributes.have(&filter.attributes))
             .filter(|s| filter.before.is_none_or(|before| s.run < before));
         Ok(wanted.take(limit).collect())
     }

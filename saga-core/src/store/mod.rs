@@ -12,6 +12,11 @@
 //!   answer is cured by repeating the identical batch.
 //! - **Ownership** changes hands in [`Store::claim`] only: from nobody, or from a worker that was
 //!   fenced *and drained*, so that its last commit is visible to whoever reads the journal next.
+//! - **A key is held by one saga at a time.** It is taken by an owned start or in a claim, by a
+//!   compare-and-set on the key's row; it is held while the saga runs, waits or is blocked, whoever owns
+//!   it; and it is given back in the commit that ends the saga. Sagas that need the same key have their
+//!   turns in the order in which claims could see them. A saga without its key is given to a worker only
+//!   for its mail or its deadline, and [told so](Loaded::queued).
 //! - **Others only insert**: starters insert sagas, everyone else inserts mail. Nobody but the owner
 //!   updates a saga's row, so no wake-up is lost between two writers.
 //!
@@ -48,7 +53,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-pub use commit::{Commit, CommitReply, JournalRow, Loaded, Mail, Posted, Start, StartReply, Then};
+pub use commit::{Commit, CommitReply, JournalRow, Keyed, Loaded, Mail, Posted, Start, StartReply, Then};
 pub use connect::connect;
 pub use error::{Error, Result};
 pub use memory::MemoryStore;
@@ -89,7 +94,7 @@ pub trait Store: Send + Sync + 'static {
     async fn fence(&self, worker: WorkerId) -> Result<()>;
 
     /// Takes ownership of sagas that nobody owns and that are due or have mail, or whose owner is
-    /// drained; oldest due first. Answers with their journals, read *after* ownership was taken, and
+    /// drained; oldest due first, where a [`Priority`](crate::Priority) counts as time. Answers with their journals, read *after* ownership was taken, and
     /// with the mail of sagas that this worker owns already. [`Error::Fenced`] for a zombie.
     async fn claim(&self, claim: &Claim) -> Result<Claimed>;
 
@@ -97,7 +102,8 @@ pub trait Store: Send + Sync + 'static {
     async fn load(&self, run: RunId) -> Result<Option<Loaded>>;
 
     /// Inserts sagas. One reply per start, in order. A start whose (definition, saga id) is taken
-    /// changes nothing and is told by whom; a start that is repeated is [`StartReply::Started`].
+    /// changes nothing and is told by whom; a start that is repeated is answered as it was the first time,
+    /// [`StartReply::Started`] or [`StartReply::Queued`].
     /// Starts with an owner are fenced: [`Error::Fenced`] when `fence` is no longer met, and then none
     /// of the batch is inserted.
     async fn start(&self, fence: Option<Fence>, starts: &[Start]) -> Result<Vec<StartReply>>;

@@ -5,8 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use super::commit::JournalRow;
 use super::error::Result;
-use crate::id::{Fingerprint, Name, RunId, WorkerId};
+use crate::attributes::Attributes;
+use crate::id::{Fingerprint, Key, Name, RunId, WorkerId};
 use crate::journal::{EndKind, Timestamp};
+use crate::priority::Priority;
 use crate::saga::Plan;
 
 /// Questions about sagas. All answers are snapshots.
@@ -33,7 +35,7 @@ pub trait Query: Send + Sync + 'static {
     /// As given it lists every run in flight, a thousand at a time; a store that can group overrides it.
     async fn in_flight(&self, due_before: Timestamp) -> Result<Vec<InFlight>> {
         let mut groups = std::collections::BTreeMap::new();
-        for state in [State::Running, State::Waiting, State::Blocked] {
+        for state in State::IN_FLIGHT {
             let mut filter = Filter { state: Some(state), limit: 1000, ..Filter::default() };
             loop {
                 let page = self.list(&filter).await?;
@@ -122,6 +124,8 @@ impl Manifest {
 pub enum State {
     /// A worker owns it, or will as soon as one is free.
     Running,
+    /// It waits for its key, which another saga holds, and for those that came before it.
+    Queued,
     /// It waits for a time or for mail.
     Waiting,
     /// It needs a person.
@@ -131,10 +135,14 @@ pub enum State {
 }
 
 impl State {
+    /// Every state but the ends.
+    pub const IN_FLIGHT: [Self; 4] = [Self::Running, Self::Queued, Self::Waiting, Self::Blocked];
+
     /// The name stores and people use.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Running => "running",
+            Self::Queued => "queued",
             Self::Waiting => "waiting",
             Self::Blocked => "blocked",
             Self::Ended(kind) => kind.as_str(),
@@ -143,7 +151,7 @@ impl State {
 
     /// Reads the name back.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Running, Self::Waiting, Self::Blocked]
+        Self::IN_FLIGHT
             .into_iter()
             .find(|state| state.as_str() == name)
             .or_else(|| EndKind::from_name(name).map(Self::Ended))
@@ -173,6 +181,18 @@ pub struct Summary {
     pub started_at: Timestamp,
     /// Since when it is in its state: for `Blocked` its age, for an end its time.
     pub since: Timestamp,
+    /// The key that it holds or waits for, while it is in flight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Key>,
+    /// Where it waits for its key: the run that holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_held_by: Option<RunId>,
+    /// Its priority, while it is in flight.
+    #[serde(default, skip_serializing_if = "Priority::is_normal")]
+    pub priority: Priority,
+    /// What it can be found by.
+    #[serde(default, skip_serializing_if = "Attributes::is_empty")]
+    pub attributes: Attributes,
     /// The input's digest.
     #[serde(skip)]
     pub digest: [u8; 32],
@@ -185,6 +205,8 @@ pub struct Filter {
     pub definition: Option<Name>,
     /// Only this state.
     pub state: Option<State>,
+    /// Only runs that have all of these.
+    pub attributes: Attributes,
     /// Only runs started before this one (the last of the page before).
     pub before: Option<RunId>,
     /// At most so many; 0 means 100.

@@ -24,10 +24,12 @@ pub(super) fn wrap(scene: Scene, process: Process, shape: Arc<Shape>, repeat: bo
                 let spot = Spot::Call { place: place.clone(), effect, attempt: attempt.number };
                 let hit = scene.reach(&process, spot).await;
                 scene.before(&process, hit).await.expect("no store takes part in a call");
+                let under_way = scene.entered(&process, attempt.run);
                 if repeat && may_repeat(&shape, place.parts().0, effect) {
                     process.live(code(attempt.clone(), input.clone(), output.clone())).await;
                 }
                 let reply = process.live(code(attempt, input, output)).await;
+                drop(under_way);
                 scene.after(&process, hit).await.expect("no store takes part in a call");
                 reply
             })

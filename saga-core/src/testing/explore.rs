@@ -31,6 +31,7 @@ pub fn explore<A, In, Out>(
             input,
             limit: Duration::from_secs(3600),
             seams: Seams::default(),
+            keyed: false,
             known: OnceLock::new(),
         },
         budget: 2_000,
@@ -127,6 +128,15 @@ where
     #[must_use]
     pub fn named(mut self, name: &str) -> Self {
         self.name = name.into();
+        self
+    }
+
+    /// The saga is started under a key, and two others that need the same key run beside it: one that was
+    /// started before it and one that is started after. No two of them may have calls under way at once, and
+    /// all of them have to come to an end, unless the explored one is blocked and so holds its key.
+    #[must_use]
+    pub fn keyed(mut self) -> Self {
+        self.subject.keyed = true;
         self
     }
 
@@ -238,12 +248,13 @@ where
         let core = self.traces(&bare.core)?;
         let rest = self.traces(&bare.rest)?;
         explored.points = core.iter().map(|(_, trace)| trace.len()).sum();
-        let once = self.traces(&sweep::hits(&core, usize::MAX, explored.seed).chosen)?;
-        let more = sweep::hits(&rest, self.budget / 2, explored.seed);
+        let keyed = self.subject.keyed;
+        let once = self.traces(&sweep::hits(&core, usize::MAX, explored.seed, keyed).chosen)?;
+        let more = sweep::hits(&rest, self.budget / 2, explored.seed, keyed);
         self.all(&more.chosen, |_| ())?;
 
         // And what hits the recovery.
-        let twice = sweep::hits(&once, self.budget - more.chosen.len(), explored.seed);
+        let twice = sweep::hits(&once, self.budget - more.chosen.len(), explored.seed, keyed);
         self.all(&twice.chosen, |_| ())?;
         let sampled = more.chosen.len() + twice.chosen.len();
         explored.runs = 1 + 2 * explored.scripts + once.len() + sampled;

@@ -112,7 +112,7 @@ impl Store for FaultyStore {
         let replies = self.store().start(fence, starts).await?;
         for (start, reply) in starts.iter().zip(&replies) {
             self.scene.began(match reply {
-                StartReply::Started => start.run,
+                StartReply::Started | StartReply::Queued => start.run,
                 StartReply::Exists { run, .. } => *run,
             });
         }

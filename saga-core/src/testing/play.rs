@@ -21,6 +21,7 @@ use crate::engine::{Running, Settings, Worker, Wrap};
 use crate::id::MailId;
 use crate::journal::{MailBody, Record, Verb};
 use crate::saga::Definition;
+use crate::step::{Cx, StepError, step};
 use crate::store::{Backend, Lender, Mail, MemoryStore, State};
 
 /// What is played.
@@ -31,6 +32,8 @@ pub(super) struct Subject<A, In, Out> {
     /// The longest that a run may take, in virtual time.
     pub(super) limit: Duration,
     pub(super) seams: Seams,
+    /// Whether it is started under a key that others need as well.
+    pub(super) keyed: bool,
     /// The steps whose effects participants see, once that is known.
     pub(super) known: OnceLock<BTreeSet<String>>,
 }
@@ -53,6 +56,9 @@ type Seam<T> = Box<dyn Fn(T) -> T + Send + Sync>;
 
 /// The saga's id in every run.
 const SAGA: &str = "explored";
+
+/// The key that it shares with its rivals.
+const KEY: &str = "shared";
 
 /// Leases, looks and polls: long enough that little happens beside the saga, short enough that a
 /// takeover takes seconds of a time that costs nothing. The shortest retries are waited for in memory,
@@ -123,6 +129,9 @@ where
             players: Vec::new(),
             started: Arc::default(),
         };
+        if self.keyed {
+            cast.rival("before").await;
+        }
         let settled = tokio::time::timeout(self.limit, cast.until_it_rests()).await.is_ok();
         cast.let_zombies_speak().await;
         drop(cast);
@@ -133,6 +142,17 @@ where
             None => Vec::new(),
         };
         let mut broken = scene.broken();
+        for rival in scene.rivals() {
+            let rival = real.query.summary(rival).await.expect("the store in memory answers");
+            let fine = |state| match summary.as_ref().map(|summary| summary.state) {
+                Some(State::Ended(_)) => matches!(state, State::Ended(_)),
+                // It is blocked, and holds the key.
+                _ => matches!(state, State::Ended(_) | State::Queued),
+            };
+            if let Some(rival) = rival.filter(|rival| !fine(rival.state)) {
+                broken.push(format!("a saga that needs the same key is {}", rival.state.as_str()));
+            }
+        }
         broken.extend(
             scene.missed().into_iter().map(|point| format!("point {point} was never reached as planned")),
         );
@@ -179,7 +199,8 @@ where
         self.enter().await;
         loop {
             match self.scene.event().await {
-                Event::Ended => return,
+                Event::Ended if self.alone().await => return,
+                Event::Ended => {}
                 Event::Died(number) => {
                     self.players[number].1 = None;
                     self.enter().await;
@@ -199,6 +220,18 @@ where
                 Event::Blocked => {}
             }
         }
+    }
+
+    /// Whether no rival is left.
+    async fn alone(&self) -> bool {
+        let query = &self.scene.real().query;
+        for rival in self.scene.rivals() {
+            let rival = query.summary(rival).await.expect("the store in memory answers");
+            if !rival.is_some_and(|rival| matches!(rival.state, State::Ended(_))) {
+                return false;
+            }
+        }
+        true
     }
 
     /// Whether a blocked saga stays so: mail that waits for it may yet set it going.
@@ -232,6 +265,7 @@ where
             .settings(settings())
             .wrap_code(wrap)
             .register(&self.subject.definition)
+            .and_then(|worker| worker.register(&rival()))
             .expect("an explored step takes no database's transactions, but `testing::MemoryTx`")
             .start()
             .await
@@ -241,10 +275,16 @@ where
                 running.client(),
                 self.subject.definition.clone(),
                 self.subject.input.clone(),
+                self.subject.keyed.then(|| Rivalry { scene: self.scene.clone() }),
                 self.started.clone(),
             ));
         }
         self.players.push((process, Some(running)));
+    }
+
+    /// Somebody starts a saga under the same key.
+    async fn rival(&self, id: &str) {
+        Rivalry { scene: self.scene.clone() }.begin::<A>(id).await;
     }
 
     /// An operator has the blocked place tried again.
@@ -274,15 +314,51 @@ where
     }
 }
 
-async fn start<A, In: Serialize, Out>(
+/// Starts sagas that need the key of the one that is explored.
+struct Rivalry {
+    scene: Scene,
+}
+
+impl Rivalry {
+    async fn begin<A: Clone + Send + Sync + 'static>(&self, id: &str) {
+        let start = crate::client::prepare(&rival::<A>(), id, &()).key(KEY).build().expect("a good start");
+        self.scene.rival(start.run);
+        let started = self.scene.real().store.start(None, &[start]).await;
+        started.expect("the store in memory answers");
+    }
+}
+
+/// A saga that only takes time.
+fn rival<A: Clone + Send + Sync + 'static>() -> Definition<A, (), ()> {
+    let (mut b, input) = Definition::build::<A, ()>("rival-of-the-explored", 1);
+    let hold = step("hold", async |_: Cx<A>, ()| {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        Ok::<_, StepError>(())
+    });
+    let held = b.add(hold.no_compensation("time does not come back"), input);
+    b.finish(held).expect("a good definition")
+}
+
+async fn start<A: Clone + Send + Sync + 'static, In: Serialize, Out: 'static>(
     client: Client,
     definition: Definition<A, In, Out>,
     input: In,
+    rivalry: Option<Rivalry>,
     started: Arc<AtomicBool>,
 ) {
     while !started.load(Relaxed) {
-        match client.start(&definition, SAGA, &input).await {
-            Ok(_) => started.store(true, Relaxed),
+        let mut starting = client.start(&definition, SAGA, &input);
+        if rivalry.is_some() {
+            starting = starting.key(KEY);
+        }
+        match starting.await {
+            Ok(_) => {
+                let first = !started.swap(true, Relaxed);
+                if let Some(rivalry) = rivalry.as_ref().filter(|rivalry| first && !rivalry.scene.has_ended())
+                {
+                    rivalry.begin::<A>("after").await;
+                }
+            }
             Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
         }
     }

@@ -36,6 +36,11 @@ struct Notes {
     history: History,
     called: HashSet<(Place, Effect, u32)>,
     cancels: Vec<Cancel>,
+    /// Sagas of the same key.
+    rivals: HashSet<RunId>,
+    ended: HashSet<RunId>,
+    /// Calls that have not come back.
+    under_way: Vec<(Process, RunId)>,
 }
 
 /// What happened that whoever directs the run has to answer.
@@ -47,7 +52,7 @@ pub(super) enum Event {
     Leaves(usize),
     /// A process stands still, or lost its lease without knowing.
     Frozen,
-    /// The saga has ended.
+    /// The saga has ended, and every rival.
     Ended,
     /// The saga needs a person.
     Blocked,
@@ -244,9 +249,17 @@ impl Scene {
                 ));
             }
             match commit.then {
-                Then::End(_) => self.tell(Event::Ended),
+                Then::End(_) => {
+                    let mut notes = self.notes();
+                    notes.ended.insert(commit.run);
+                    let all = notes.ended.len() > notes.rivals.len();
+                    drop(notes);
+                    if all {
+                        self.tell(Event::Ended);
+                    }
+                }
                 Then::Block => self.tell(Event::Blocked),
-                Then::Go | Then::Wait(_) => {}
+                Then::Go | Then::Wait(_) | Then::Queue => {}
             }
         }
     }
@@ -254,6 +267,9 @@ impl Scene {
     /// A step's code is about to be called: its start has to be durable, its number new, and its effect
     /// not journaled as done.
     pub(super) async fn called(&self, process: &Process, attempt: &Attempt) -> Result<(), Error> {
+        if self.notes().rivals.contains(&attempt.run) {
+            return Ok(());
+        }
         let rows = self.real.query.journal(attempt.run).await?;
         let mut notes = self.notes();
         notes.history.read(&rows);
@@ -272,8 +288,53 @@ impl Scene {
         Ok(())
     }
 
+    /// A saga that is started under the same key.
+    pub(super) fn rival(&self, run: RunId) {
+        self.notes().rivals.insert(run);
+    }
+
+    /// Whether the saga that is explored has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        let notes = self.notes();
+        notes.run.is_some_and(|run| notes.ended.contains(&run))
+    }
+
+    pub(super) fn rivals(&self) -> Vec<RunId> {
+        self.notes().rivals.iter().copied().collect()
+    }
+
+    /// A step's code is entered. Where sagas share a key, no other of them may have a call under way;
+    /// those of the frozen and the dead do not count.
+    pub(super) fn entered(&self, process: &Process, run: RunId) -> UnderWay {
+        let mut notes = self.notes();
+        let counts = |process: &Process| !process.is_dead() && !process.was_zombie();
+        let other = notes.under_way.iter().any(|(other, of)| *of != run && counts(other));
+        if !notes.rivals.is_empty() && other && counts(process) {
+            notes.broken.push("two sagas of one key had calls under way at once".into());
+        }
+        notes.under_way.push((process.clone(), run));
+        UnderWay { scene: self.clone(), process: process.number(), run }
+    }
+
     fn breaks(&self, what: String) {
         self.notes().broken.push(what);
+    }
+}
+
+/// A call that has not come back.
+pub(super) struct UnderWay {
+    scene: Scene,
+    process: usize,
+    run: RunId,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut notes = self.scene.notes();
+        let mine = |(process, run): &(Process, RunId)| process.number() == self.process && *run == self.run;
+        if let Some(index) = notes.under_way.iter().position(mine) {
+            notes.under_way.swap_remove(index);
+        }
     }
 }
 

@@ -45,14 +45,15 @@ pub(super) struct Hits {
 
 /// Adds one hit to each run, after those it has: everything that fits at every later point, or at most
 /// `most` of it, chosen by the seed.
-pub(super) fn hits(runs: &[(Plan, Vec<Point>)], most: usize, seed: u64) -> Hits {
+pub(super) fn hits(runs: &[(Plan, Vec<Point>)], most: usize, seed: u64, keyed: bool) -> Hits {
     let mut all = Vec::new();
     for (run, (plan, trace)) in runs.iter().enumerate() {
         let first = plan.hits.keys().next_back().map_or(0, |last| last + 1);
         for (point, reached) in trace.iter().enumerate().skip(first) {
             let fitting = Hit::ALL.into_iter().filter(|hit| hit.fits(&reached.spot));
             // A database that refuses data refused it the first time.
-            let fitting = fitting.filter(|hit| *hit != Hit::Refuse || plan.hits.is_empty());
+            // And a rival whose data is refused would hold the key until a person comes.
+            let fitting = fitting.filter(|hit| *hit != Hit::Refuse || (plan.hits.is_empty() && !keyed));
             all.extend(fitting.map(|hit| (run, point, hit)));
         }
     }

@@ -152,3 +152,25 @@ async fn a_store_that_groups_says_what_listing_says() {
         assert_eq!(grouped.len(), 3);
     }
 }
+
+#[tokio::test]
+async fn a_worker_refuses_a_definition_that_was_changed_silently() {
+    let store = Arc::new(MemoryStore::new());
+    let start = async |definition: &Definition<Shop, Vec<String>, String>| {
+        saga_core::Worker::new(store.clone(), Shop::default()).register(definition).unwrap().start().await
+    };
+    start(&place_order()).await.unwrap().drain().await;
+    // Nothing is in flight of it: it may go.
+    start(&other_order()).await.unwrap().drain().await;
+    let saga = Client::new(store.clone()).start(&place_order(), "order-1", &vec![]).await.unwrap();
+    let refused = start(&other_order()).await.expect_err("its sagas would wait for ever").to_string();
+    assert!(refused.contains("place-order version 1 was changed without a new version"), "{refused}");
+    assert!(
+        refused.contains("charge is gone") && refused.contains("1 of its sagas are in flight"),
+        "{refused}"
+    );
+    let worker = start(&place_order()).await.unwrap();
+    saga.wait().await.unwrap();
+    worker.drain().await;
+    start(&other_order()).await.unwrap().drain().await;
+}

@@ -150,3 +150,18 @@ pub(super) fn impatient() -> Explored {
     let reserved = b.add(quick("reserve").compensate(undo).compensation_retry(few()), charged);
     b.finish(reserved).unwrap()
 }
+
+/// Policies that end with time: attempts, settling and compensations.
+pub(super) fn timed() -> Explored {
+    let (mut b, order) = Definition::build::<Ledger, u64>("timed", 1);
+    let steady = || Retry::forever().base(Duration::from_millis(200)).most(Duration::from_millis(400));
+    let brief = |name: &str| {
+        let brief = step(name, act).retry(steady()).attempt_timeout(Duration::from_secs(1));
+        brief.timeout(Duration::from_secs(3)).settle_within(Duration::from_secs(4))
+    };
+    let charged = b.add(brief("charge").compensate(undo), order);
+    let paid = b.add(brief("pay").not_idempotent().probe(settle).compensate(undo), charged);
+    let few = steady().elapsed(Duration::from_secs(2));
+    let booked = b.add(brief("book").compensate(undo).compensation_retry(few), paid);
+    b.finish(booked).unwrap()
+}

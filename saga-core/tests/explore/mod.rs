@@ -65,6 +65,22 @@ fn impatient() {
 }
 
 #[test]
+fn timed() {
+    explored(definitions::timed(), 1_400);
+}
+
+/// Beside two others that need the same key.
+#[test]
+fn keyed() {
+    for definition in [definitions::linear(), definitions::pivot(), definitions::impatient()] {
+        let name = format!("keyed-{}", definition.plan().name);
+        let explored = explore(&definition, Ledger::clone, 1).keyed().named(&name).budget(500).run().unwrap();
+        println!("{explored}");
+        assert!(explored.replayed || explored.runs >= 700, "{explored}");
+    }
+}
+
+#[test]
 fn a_rule_of_the_users_own_is_held_against_every_run() {
     let explored = explore(&definitions::impatient(), Ledger::clone, 1).budget(0);
     let strict = explored.check(|run| match run.ledger.effects().len() {

@@ -1,5 +1,6 @@
 //! The pure machine by properties: random plans, random outcomes, crashes anywhere, and no I/O at all.
 
+mod bounds;
 mod plans;
 mod records;
 mod stages;

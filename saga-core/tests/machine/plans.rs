@@ -113,7 +113,11 @@ fn after(b: &mut Builder<(), u64, Forward>, number: usize, reads: &[Value]) -> V
 }
 
 fn plain(name: &str) -> Step<(), Vec<u64>, u64> {
-    step(name, act).retry(Retry::exponential().base(Duration::from_millis(10)).attempts(3))
+    let plain = step(name, act).retry(Retry::exponential().base(Duration::from_millis(10)).attempts(3));
+    match name.ends_with(['1', '4', '7']) {
+        true => plain.timeout(Duration::from_millis(12)).settle_within(Duration::from_millis(300)),
+        false => plain,
+    }
 }
 
 fn lent(name: &str) -> Step<(), Vec<u64>, u64> {

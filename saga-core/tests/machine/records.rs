@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use saga_core::journal::{
-    self, Answer, Cause, Effect, End, Failure, MailBody, Outcome, Record, Timestamp, Verb,
+    self, Answer, Bound, Cause, Effect, End, Failure, MailBody, Outcome, Record, Timestamp, Verb,
 };
 use saga_core::{MailId, Name, Payload, Place};
 
@@ -76,6 +76,11 @@ fn record() -> impl Strategy<Value = Record> {
             at,
             effect,
             attempt
+        }),
+        (place(), due()).prop_map(|(at, until)| Record::Bounded {
+            at,
+            bound: Bound::Settling,
+            until: until.unwrap_or_default()
         }),
         (place(), effect(), outcome(), due()).prop_map(|(at, effect, outcome, due)| Record::Finished {
             at,

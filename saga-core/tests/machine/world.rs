@@ -58,6 +58,8 @@ impl<'a> World<'a> {
             saga: "s".into(),
             input: number(1),
             deadline: None,
+            key: None,
+            above: Vec::new(),
         });
         world
     }
@@ -99,6 +101,8 @@ impl<'a> World<'a> {
                 Decision::Start { node, item, effect, attempt } => {
                     self.check_order(node, effect);
                     let at = self.plan.nodes[node].place(item);
+                    let bounded = self.machine.bounded_by_start((node, item), effect, attempt, self.now);
+                    bounded.into_iter().for_each(|record| self.write(record));
                     self.write(Record::Started { at, effect, attempt });
                     self.machine.launched(node, item);
                     self.live.push((node, item, effect));
@@ -129,8 +133,9 @@ impl<'a> World<'a> {
         let index = self.chance(self.live.len() as u16) as usize % self.live.len();
         let (node, item, effect) = self.live.swap_remove(index);
         let outcome = self.outcome(node, item, effect);
-        let record = self.machine.finish((node, item), effect, outcome, None, self.now, 0.5);
-        self.write(record);
+        for record in self.machine.finish((node, item), effect, outcome, None, self.now, 0.5) {
+            self.write(record);
+        }
     }
 
     fn outcome(&mut self, node: usize, item: usize, effect: Effect) -> Outcome {
@@ -315,6 +320,7 @@ impl World<'_> {
             if matches!(
                 record,
                 Record::Started { .. }
+                    | Record::Bounded { .. }
                     | Record::Finished { .. }
                     | Record::Closed { .. }
                     | Record::Began { .. }

@@ -12,9 +12,10 @@ use std::time::Duration;
 use futures::stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 
-use super::{Driver, within};
+use super::Driver;
 use crate::engine::attempt;
 use crate::engine::committer::Settled;
+use crate::engine::keeping::Keeping;
 use crate::engine::live::{Draft, Launch};
 use crate::id::RunId;
 use crate::journal::{Cause, Failure, Illegal, Outcome};
@@ -95,9 +96,9 @@ impl Driver {
         };
         // A third of the lease: it must end before anybody can take it for dead.
         let limit = attempt.deadline.timeout().min(self.shared.settings.lease / 3);
-        let bytes_max = self.shared.settings.payload_bytes_max;
+        let keeping = self.saga.keeping.clone();
         let mut run = Box::pin(async {
-            let ran = bank.run(code, attempt, input, output, limit, bytes_max).await;
+            let ran = bank.run(code, attempt, input, output, limit, &keeping).await;
             (bank, ran)
         });
         let (bank, ran) = loop {
@@ -158,7 +159,7 @@ impl Bank {
         input: Payload,
         output: Option<Payload>,
         limit: Duration,
-        bytes_max: usize,
+        keeping: &Keeping,
     ) -> Ran {
         let loan = match self.begin().await {
             Ok(Begun::Open(loan)) => loan,
@@ -176,7 +177,7 @@ impl Bank {
         let desk = attempt.desk.clone();
         desk.put(loan);
         let (outcome, pause) = attempt::run(code, attempt, input, output).await;
-        let outcome = within(outcome, bytes_max);
+        let outcome = keeping.lent(outcome, self.run);
         let Some(loan) = desk.take() else {
             // It was not given back, so nobody commits it.
             let failure = Failure::new("the step's code kept its transaction beyond its own end");

@@ -128,6 +128,7 @@ impl Tables {
     }
 }
 
+#[cfg_attr(not(test), allow(clippy::nonminimal_bool, reason = "in earnest there are no twins"))]
 #[async_trait]
 impl Transactional for MemoryStore {
     type Tx = MemoryTransaction;

@@ -3,20 +3,22 @@
 use sqlx::Row;
 use uuid::Uuid;
 
-use super::Db;
 use super::connections::Lent;
 use super::error::failed;
 use super::read::{mail_row, sagas};
+use super::{Db, keys};
 use crate::id::RunId;
+use crate::priority::Priority;
 use crate::store::commit::Mail;
 use crate::store::error::{Error, Result};
 use crate::store::unheard::Sending;
 use crate::store::worker::{Claim, Claimed};
 
 /// Sagas of claims whose answer was lost come first, then those without a due time (their worker died, or
-/// mail reached a blocked saga), then by due time. One look per definition ends after `$4` rows of the
+/// mail reached a blocked saga), then by due time, moved by their priority. One look per definition and priority ends after `$4` rows of the
 /// index, however many are due; the worker's own sagas are looked through only where an answer was lost.
-/// `SKIP LOCKED`: a transaction that hangs holds up its own saga only.
+/// `SKIP LOCKED`: a transaction that hangs holds up its own saga only. The last column tells whether there may
+/// be turns to give.
 const CLAIM: &str = "WITH me AS MATERIALIZED (
     SELECT id FROM saga.worker WHERE id = $1 AND epoch = $2 AND NOT drained FOR KEY SHARE
 ), lost AS MATERIALIZED (
@@ -33,9 +35,11 @@ const CLAIM: &str = "WITH me AS MATERIALIZED (
     WHERE l.owner IS NULL AND l.fingerprint = ANY ($3::uuid[])
     ORDER BY l.due NULLS FIRST, l.run LIMIT $4 FOR NO KEY UPDATE OF l SKIP LOCKED
 ), due AS MATERIALIZED (
-    SELECT d.run, d.due FROM unnest($3::uuid[]) AS f (fingerprint) CROSS JOIN LATERAL (
+    SELECT d.run, d.due - p.level * $7::interval AS due
+    FROM unnest($3::uuid[]) AS f (fingerprint) CROSS JOIN unnest($8::smallint[]) AS p (level) CROSS JOIN LATERAL (
         SELECT l.run, l.due FROM saga.live l
-        WHERE l.owner IS NULL AND l.due IS NOT NULL AND l.fingerprint = f.fingerprint AND l.due <= now()
+        WHERE l.owner IS NULL AND l.due IS NOT NULL AND l.fingerprint = f.fingerprint AND l.priority = p.level
+            AND l.due <= now()
         ORDER BY l.due LIMIT $4 FOR NO KEY UPDATE SKIP LOCKED) d
 ), ready AS MATERIALIZED (
     SELECT run, min(rank) AS rank, min(due) AS due FROM (
@@ -43,12 +47,15 @@ const CLAIM: &str = "WITH me AS MATERIALIZED (
         UNION ALL SELECT 1, * FROM mailed UNION ALL SELECT 1, * FROM due) candidates
     GROUP BY run ORDER BY 2, 3 NULLS FIRST, 1 LIMIT $4
 ), taken AS (
-    UPDATE saga.live l SET owner = me.id, claimed = $6, state = 'running', due = NULL,
-        since = CASE l.state WHEN 'running' THEN l.since ELSE now() END
+    UPDATE saga.live l SET owner = me.id, claimed = $6, due = NULL,
+        state = CASE WHEN l.turn IS NULL THEN 'running' ELSE l.state END,
+        since = CASE WHEN l.turn IS NULL AND l.state <> 'running' THEN now() ELSE l.since END
     FROM me CROSS JOIN ready WHERE l.run = ready.run
     RETURNING l.run, ready.rank, ready.due
 )
-SELECT EXISTS (SELECT FROM me), t.run FROM (SELECT) one LEFT JOIN taken t ON true
+SELECT EXISTS (SELECT FROM me), t.run, EXISTS (SELECT FROM saga.live WHERE turn = 0 AND owner IS NULL)
+    OR EXISTS (SELECT FROM saga.key WHERE run IS NULL)
+FROM (SELECT) one LEFT JOIN taken t ON true
 ORDER BY t.rank, t.due NULLS FIRST, t.run";
 
 /// Unread mail of what the worker owns, and of what has ended meanwhile.
@@ -62,7 +69,12 @@ const CLEAR: &str = "UPDATE saga.mail m SET consumed = -1
 
 pub(super) async fn claim(db: &Db, claim: &Claim, sent: &Sending) -> Result<Claimed> {
     let mut connection = db.writers.lend().await?;
-    let runs = take(&mut connection, claim, sent).await?;
+    let (mut runs, unsettled) = take(&mut connection, claim, sent).await?;
+    let room = claim.limit - runs.len();
+    if unsettled && room > 0 && keys::give_turns(&mut connection, &claim.fingerprints).await? {
+        let rest = Claim { limit: room, ..claim.clone() };
+        runs.extend(take(&mut connection, &rest, sent).await?.0);
+    }
     // In later statements: what a worker that is gone wrote last is surely seen.
     let mut mail = owned_mail(&mut connection, claim).await?;
     if runs.is_empty() {
@@ -72,22 +84,25 @@ pub(super) async fn claim(db: &Db, claim: &Claim, sent: &Sending) -> Result<Clai
     Ok(Claimed { sagas: sagas(&mut connection, &runs).await?, mail })
 }
 
-async fn take(connection: &mut Lent, claim: &Claim, sent: &Sending) -> Result<Vec<RunId>> {
+async fn take(connection: &mut Lent, claim: &Claim, sent: &Sending) -> Result<(Vec<RunId>, bool)> {
     let statement = sqlx::query(CLAIM)
         .bind(claim.fence.worker.0)
         .bind(claim.fence.epoch)
         .bind(claim.fingerprints.iter().map(|fingerprint| fingerprint.0).collect::<Vec<Uuid>>())
         .bind(i64::try_from(claim.limit).unwrap_or(i64::MAX))
         .bind(sent.lost.clone())
-        .bind(sent.number);
-    let mut runs = Vec::new();
+        .bind(sent.number)
+        .bind(Priority::HEAD_START)
+        .bind(Priority::ALL.map(Priority::level).to_vec());
+    let (mut runs, mut unsettled) = (Vec::new(), false);
     for row in connection.rows(statement).await? {
         if !row.try_get::<bool, _>(0).map_err(failed)? {
             return Err(Error::Fenced);
         }
         runs.extend(row.try_get::<Option<Uuid>, _>(1).map_err(failed)?.map(RunId));
+        unsettled = row.try_get(2).map_err(failed)?;
     }
-    Ok(runs)
+    Ok((runs, unsettled))
 }
 
 async fn owned_mail(connection: &mut Lent, claim: &Claim) -> Result<Vec<Mail>> {

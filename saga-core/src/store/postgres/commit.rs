@@ -24,7 +24,7 @@ use super::Db;
 use super::connections::Lent;
 use super::error::failed;
 use super::read::{mail_row, rounded, unread};
-use crate::id::RunId;
+use crate::id::{Key, RunId};
 use crate::store::commit::{Commit, CommitReply, Mail, Then};
 use crate::store::error::{Error, Result};
 use crate::store::query::State;
@@ -53,7 +53,9 @@ const READ: &str = ", read AS (
 
 /// Gives sagas up, or ends them.
 const THEN: &str = ", released AS (
-    UPDATE saga.live l SET owner = NULL, state = t.state, due = t.due, since = now()
+    UPDATE saga.live l SET owner = NULL, state = t.state,
+        due = CASE t.state WHEN 'queued' THEN l.until ELSE t.due END,
+        since = CASE t.state WHEN 'queued' THEN l.since ELSE now() END
     FROM unnest($9::uuid[], $10::text[], $11::timestamptz[]) AS t (run, state, due)
     WHERE l.run = t.run AND (t.run IN (SELECT run FROM won)) IS TRUE
 ), ended AS (
@@ -69,6 +71,12 @@ const THEN: &str = ", released AS (
         AND (e.run IN (SELECT run FROM won)) IS TRUE
 )";
 
+/// Gives back the keys of sagas that end.
+const FREED: &str = ", freed AS (
+    UPDATE saga.key k SET run = NULL FROM unnest($15::text[], $16::uuid[]) AS f (key, run)
+    WHERE k.key = f.key AND k.run = f.run AND (f.run IN (SELECT run FROM won)) IS TRUE
+)";
+
 /// The first row tells whether the fence was met and who won; the others are unread mail.
 const TOLD: &str =
     " SELECT EXISTS (SELECT FROM me), ARRAY(SELECT run FROM won), NULL::uuid, NULL::uuid, NULL::text
@@ -76,20 +84,22 @@ UNION ALL
 SELECT NULL, NULL, m.run, m.id, m.body FROM won CROSS JOIN LATERAL (
     SELECT m.run, m.id, m.body FROM saga.mail m WHERE m.run = won.run AND m.consumed IS NULL OFFSET 0) m";
 
-/// For a batch in which every saga goes on, for any batch, and for one in which a pivot starts; each without and
-/// with room for conflicts.
+/// For a batch in which every saga goes on, for any in which no pivot starts and no key is given back, for any in
+/// which no key is given back, and for any; each without and with room for conflicts.
 static GO: LazyLock<[String; 2]> = LazyLock::new(|| both(&format!("{WON}{TOLD}")));
 static ANY: LazyLock<[String; 2]> = LazyLock::new(|| both(&format!("{WON}{READ}{THEN}{TOLD}")));
+static PIVOT: LazyLock<[String; 2]> = LazyLock::new(|| both(&format!("{}{READ}{THEN}{TOLD}", unless_mail())));
+static KEYED: LazyLock<[String; 2]> =
+    LazyLock::new(|| both(&format!("{}{READ}{THEN}{FREED}{TOLD}", unless_mail())));
 
-static PIVOT: LazyLock<[String; 2]> = LazyLock::new(|| {
-    let won = WON
-        .replace(
-            "$5::text[]) AS b (run, number, body)",
-            "$5::text[], $14::bool[]) AS b (run, number, body, pivot)",
-        )
-        .replace("    RETURNING run\n", &format!("{UNLESS_MAIL}    RETURNING run\n"));
-    both(&format!("{won}{READ}{THEN}{TOLD}"))
-});
+/// Writes the rows, but no pivot's start past mail.
+fn unless_mail() -> String {
+    WON.replace(
+        "$5::text[]) AS b (run, number, body)",
+        "$5::text[], $14::bool[]) AS b (run, number, body, pivot)",
+    )
+    .replace("    RETURNING run\n", &format!("{UNLESS_MAIL}    RETURNING run\n"))
+}
 
 /// There is no way back from a pivot, so a cancel that can be seen comes first.
 const UNLESS_MAIL: &str = "    WHERE NOT b.pivot OR NOT EXISTS (SELECT FROM saga.mail m
@@ -147,11 +157,11 @@ async fn in_the_way(
     super::read::unread(connection, &runs).await
 }
 
-/// What the answer to a batch tells: who won, and the unread mail of those.
-pub(super) fn told(
-    batch: &[Commit],
-    answer: &[sqlx::postgres::PgRow],
-) -> Result<(HashSet<Uuid>, HashMap<RunId, Vec<Mail>>)> {
+/// Who won, and the unread mail of those.
+type Told = (HashSet<Uuid>, HashMap<RunId, Vec<Mail>>);
+
+/// What the answer to a batch tells.
+pub(super) fn told(batch: &[Commit], answer: &[sqlx::postgres::PgRow]) -> Result<Told> {
     let (head, mail) = answer.split_first().ok_or_else(|| Error::Unusable("no answer to a batch".into()))?;
     if !head.try_get::<bool, _>(0).map_err(failed)? {
         return Err(Error::Fenced);
@@ -165,12 +175,14 @@ pub(super) fn statement(fence: Fence, batch: &[Commit], conflicts: Conflicts) ->
     commits.sort_unstable_by_key(|commit| commit.run);
     let pivot = commits.iter().any(|commit| commit.pivot);
     let plain = !pivot && commits.iter().all(|commit| commit.then == Then::Go && commit.mail.is_empty());
-    let texts = if plain {
-        &*GO
-    } else if pivot {
-        &*PIVOT
-    } else {
-        &*ANY
+    // In the order of the keys, so that two batches wait for each other in one order.
+    let mut keys: Vec<(&Key, Uuid)> = commits.iter().filter_map(|commit| given_back(commit)).collect();
+    keys.sort_unstable();
+    let texts = match (plain, pivot, keys.is_empty()) {
+        (true, ..) => &*GO,
+        (false, _, false) => &*KEYED,
+        (false, true, true) => &*PIVOT,
+        (false, false, true) => &*ANY,
     };
     let text = &texts[conflicts as usize];
     let statement = sqlx::query(AssertSqlSafe(text.as_str()))
@@ -180,10 +192,22 @@ pub(super) fn statement(fence: Fence, batch: &[Commit], conflicts: Conflicts) ->
         .bind(commits.iter().map(|c| c.number.cast_signed()).collect::<Vec<i32>>())
         .bind(commits.iter().map(|c| &*c.body).collect::<Vec<&str>>());
     let statement = if plain { statement } else { consequences(statement, &commits) };
-    match pivot {
-        true => statement.bind(commits.iter().map(|c| c.pivot).collect::<Vec<bool>>()),
-        false => statement,
+    if !pivot && keys.is_empty() {
+        return statement;
     }
+    let statement = statement.bind(commits.iter().map(|c| c.pivot).collect::<Vec<bool>>());
+    if keys.is_empty() {
+        return statement;
+    }
+    statement
+        .bind(keys.iter().map(|(key, _)| key.as_str()).collect::<Vec<&str>>())
+        .bind(keys.iter().map(|(_, run)| *run).collect::<Vec<Uuid>>())
+}
+
+/// The key that a commit gives back.
+fn given_back(commit: &Commit) -> Option<(&Key, Uuid)> {
+    let key = commit.key.as_ref().filter(|_| matches!(commit.then, Then::End(_)))?;
+    Some((key, commit.run.0))
 }
 
 fn consequences(statement: super::Binding, commits: &[&Commit]) -> super::Binding {
@@ -195,6 +219,7 @@ fn consequences(statement: super::Binding, commits: &[&Commit]) -> super::Bindin
             Then::Go => continue,
             Then::Wait(due) => (State::Waiting, Some(rounded(due))),
             Then::Block => (State::Blocked, None),
+            Then::Queue => (State::Queued, None),
             Then::End(kind) => {
                 ended.push(commit.run.0);
                 ends.push(kind.as_str());

@@ -101,7 +101,8 @@ mod tests {
             "54000", "P0001",
         ];
         let unusable = ["28000", "28P01", "3D000", "3F000", "42501", "42P01", "42703", "42883", "42P10"];
-        let all: [(&[&str], fn(String) -> Error); 4] = [
+        type Meant<'a> = (&'a [&'a str], fn(String) -> Error);
+        let all: [Meant<'_>; 4] = [
             (&unavailable, Error::Unavailable),
             (&unknown, Error::Unknown),
             (&refused, Error::Refused),

@@ -7,7 +7,11 @@ use super::error::{failed, unreachable};
 use crate::store::error::{Error, Result};
 
 /// Migration *n* stands at index *n* − 1.
-pub(super) const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/postgres/0001_init.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[
+    include_str!("../../../migrations/postgres/0001_init.sql"),
+    include_str!("../../../migrations/postgres/0002_keys.sql"),
+    include_str!("../../../migrations/postgres/0003_attributes_and_priorities.sql"),
+];
 
 /// Any number will do, as long as it stays the same: whoever migrates holds it to the end of its
 /// transaction, also behind a transaction pooler.

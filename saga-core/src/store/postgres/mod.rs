@@ -41,6 +41,7 @@ mod claim;
 mod commit;
 mod connections;
 mod error;
+mod keys;
 mod mail;
 mod migrate;
 mod query;
@@ -158,7 +159,7 @@ impl PostgresStore {
     /// ```no_run
     /// # use saga_core::{Definition, client, store::PostgresStore};
     /// # async fn place(pool: &sqlx::PgPool, place_order: &Definition<(), u64, u64>) -> Result<(), Box<dyn std::error::Error>> {
-    /// let start = client::prepare(place_order, "order-1", &42)?;
+    /// let start = client::prepare(place_order, "order-1", &42).build()?;
     /// let mut tx = pool.begin().await?;
     /// sqlx::query("INSERT INTO orders (id) VALUES ('order-1')").execute(&mut *tx).await?;
     /// PostgresStore::start_in(&mut tx, &start).await?;

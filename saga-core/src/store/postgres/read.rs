@@ -11,6 +11,7 @@ use super::connections::Lent;
 use super::error::failed;
 use crate::id::{Fingerprint, RunId, WorkerId};
 use crate::journal::Timestamp;
+use crate::priority::Priority;
 use crate::store::commit::{JournalRow, Loaded, Mail};
 use crate::store::decode;
 use crate::store::error::Result;
@@ -33,7 +34,9 @@ pub(super) async fn sagas(connection: &mut Lent, runs: &[RunId]) -> Result<Vec<L
     for row in connection.rows(sqlx::query(text).bind(wanted.clone())).await? {
         journals.entry(row.try_get(0).map_err(failed)?).or_default().push(journal_row(&row)?);
     }
-    let text = "SELECT s.run, s.definition, s.version, s.fingerprint, s.saga, l.owner
+    let text =
+        "SELECT s.run, s.definition, s.version, s.fingerprint, s.saga, l.owner, l.key, l.turn IS NOT NULL,
+            coalesce(l.priority, 0::smallint)
         FROM saga.start s LEFT JOIN saga.live l ON l.run = s.run WHERE s.run = ANY($1)";
     let mut found = HashMap::new();
     for row in connection.rows(sqlx::query(text).bind(wanted)).await? {
@@ -45,6 +48,9 @@ pub(super) async fn sagas(connection: &mut Lent, runs: &[RunId]) -> Result<Vec<L
             fingerprint: Fingerprint(row.try_get(3).map_err(failed)?),
             saga: row.try_get::<&str, _>(4).map_err(failed)?.into(),
             owner: row.try_get::<Option<Uuid>, _>(5).map_err(failed)?.map(WorkerId),
+            key: decode::key(row.try_get(6).map_err(failed)?)?,
+            queued: row.try_get(7).map_err(failed)?,
+            priority: Priority::of_level(row.try_get(8).map_err(failed)?),
             journal: journals.remove(&run).unwrap_or_default(),
             mail: mail.remove(&RunId(run)).unwrap_or_default(),
         };

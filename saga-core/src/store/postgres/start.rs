@@ -11,8 +11,10 @@ use uuid::Uuid;
 
 use super::connections::Lent;
 use super::error::failed;
+use super::read::rounded;
 use super::{Binding, Db};
 use crate::id::RunId;
+use crate::journal::Timestamp;
 use crate::store::commit::{Start, StartReply};
 use crate::store::decode;
 use crate::store::error::{Error, Result};
@@ -43,6 +45,50 @@ const START: &str = "WITH me AS MATERIALIZED (
 )
 SELECT $1 IS NULL OR EXISTS (SELECT FROM me), ARRAY(SELECT run FROM fresh)";
 
+/// The same for a batch in which a saga has a key, a priority or attributes. An owned start takes its key where it is free and nobody waits for it;
+/// else nobody owns the saga, and its first commit is the one without starts.
+const START_ALL: &str = "WITH me AS MATERIALIZED (
+    SELECT id FROM saga.worker WHERE id = $1 AND epoch = $2 AND NOT drained FOR KEY SHARE
+), input AS MATERIALIZED (
+    SELECT * FROM unnest($3::uuid[], $4::text[], $5::int[], $6::uuid[], $7::text[], $8::bytea[], $9::text[],
+        $10::bool[], $11::text[], $12::timestamptz[], $13::text[], $14::smallint[])
+        AS i (run, definition, version, fingerprint, saga, digest, body, owned, key, until, began, priority)
+), fresh AS (
+    INSERT INTO saga.start (run, definition, version, fingerprint, saga, digest)
+    SELECT run, definition, version, fingerprint, saga, digest FROM input
+    WHERE $1 IS NULL OR EXISTS (SELECT FROM me)
+    ON CONFLICT DO NOTHING
+    RETURNING run
+), held AS (
+    INSERT INTO saga.key AS k (key, run)
+    SELECT DISTINCT ON (key) key, run FROM input
+    WHERE owned AND $1 IS NOT NULL AND key IS NOT NULL AND (run IN (SELECT run FROM fresh)) IS TRUE
+        AND NOT EXISTS (SELECT FROM saga.live l WHERE l.key = input.key AND l.turn IS NOT NULL)
+    ORDER BY key, run
+    ON CONFLICT (key) DO UPDATE SET run = EXCLUDED.run WHERE k.run IS NULL
+    RETURNING run
+), settled AS MATERIALIZED (
+    SELECT *, key IS NOT NULL AND (run IN (SELECT run FROM held)) IS NOT TRUE AS queued
+    FROM input WHERE (run IN (SELECT run FROM fresh)) IS TRUE
+), live AS (
+    INSERT INTO saga.live (run, fingerprint, owner, state, due, key, turn, until, priority)
+    SELECT run, fingerprint, CASE WHEN owned AND NOT queued THEN $1 END,
+        CASE WHEN queued THEN 'queued' ELSE 'running' END,
+        CASE WHEN queued OR (owned AND $1 IS NOT NULL) THEN NULL ELSE now() END,
+        key, CASE WHEN queued THEN 0 END, until, priority
+    FROM settled
+), journal AS (
+    INSERT INTO saga.journal (run, number, worker, body)
+    SELECT run, 0, CASE WHEN owned AND NOT queued THEN $1 END, CASE WHEN queued THEN began ELSE body END
+    FROM settled
+), attributes AS (
+    INSERT INTO saga.attribute (run, name, value)
+    SELECT a.run, a.name, a.value FROM unnest($15::uuid[], $16::text[], $17::text[]) AS a (run, name, value)
+    WHERE (a.run IN (SELECT run FROM fresh)) IS TRUE
+)
+SELECT $1 IS NULL OR EXISTS (SELECT FROM me), ARRAY(SELECT run FROM fresh),
+    ARRAY(SELECT run FROM settled WHERE queued)";
+
 /// An id that is taken, then free again, then taken: each time its starter's transaction was rolled back.
 const ATTEMPTS_MAX: usize = 10;
 
@@ -54,14 +100,17 @@ pub(super) async fn start(db: &Db, fence: Option<Fence>, batch: &[Start]) -> Res
         if open.is_empty() {
             break;
         }
-        let fresh = insert(&mut connection, fence, batch, &open).await?;
+        let Inserted { fresh, queued } = insert(&mut connection, fence, batch, &open).await?;
         for &index in &open {
-            replies[index] = fresh.contains(&batch[index].run.0).then_some(StartReply::Started);
+            let start = &batch[index];
+            let reply = || told(start, queued.contains(&start.run.0));
+            replies[index] = fresh.contains(&start.run.0).then(reply);
         }
         let taken: Vec<usize> = open.into_iter().filter(|&index| replies[index].is_none()).collect();
         if !taken.is_empty() {
             // A later statement: the winner may have committed after the first one's snapshot.
             winners(&mut connection, batch, &taken, &mut replies).await?;
+            again(&mut connection, fence, batch, &taken, &mut replies).await?;
         }
     }
     let all: Option<Vec<StartReply>> = replies.into_iter().collect();
@@ -73,15 +122,17 @@ async fn insert(
     fence: Option<Fence>,
     batch: &[Start],
     open: &[usize],
-) -> Result<HashSet<Uuid>> {
+) -> Result<Inserted> {
     // In the order of their ids, so that two batches with ids in common wait for each other in one order.
     let mut starts: Vec<&Start> = open.iter().map(|&index| &batch[index]).collect();
     starts.sort_by(|a, b| (&a.definition, &a.saga).cmp(&(&b.definition, &b.saga)));
-    fresh(&connection.rows(statement(fence, &starts)).await?)
+    inserted(&connection.rows(statement(fence, &starts)).await?)
 }
 
 fn statement(fence: Option<Fence>, starts: &[&Start]) -> Binding {
-    sqlx::query(START)
+    let plain = |s: &&Start| s.key.is_none() && s.priority.is_normal() && s.attributes.is_empty();
+    let all = !starts.iter().all(plain);
+    let statement = sqlx::query(if all { START_ALL } else { START })
         .bind(fence.map(|fence| fence.worker.0))
         .bind(fence.map(|fence| fence.epoch))
         .bind(starts.iter().map(|s| s.run.0).collect::<Vec<Uuid>>())
@@ -91,16 +142,66 @@ fn statement(fence: Option<Fence>, starts: &[&Start]) -> Binding {
         .bind(starts.iter().map(|s| &*s.saga).collect::<Vec<&str>>())
         .bind(starts.iter().map(|s| &s.digest[..]).collect::<Vec<&[u8]>>())
         .bind(starts.iter().map(|s| &*s.body).collect::<Vec<&str>>())
-        .bind(starts.iter().map(|s| s.owned).collect::<Vec<bool>>())
+        .bind(starts.iter().map(|s| s.owned).collect::<Vec<bool>>());
+    if !all {
+        return statement;
+    }
+    let keys = || starts.iter().map(|start| start.key.as_ref());
+    let attributes =
+        || starts.iter().flat_map(|s| s.attributes.iter().map(|(name, value)| (s.run.0, name, value)));
+    statement
+        .bind(keys().map(|keyed| keyed.map(|keyed| keyed.key.as_str())).collect::<Vec<Option<&str>>>())
+        .bind(keys().map(|keyed| keyed?.until.map(rounded)).collect::<Vec<Option<Timestamp>>>())
+        .bind(keys().map(|keyed| keyed.map(|keyed| &*keyed.began)).collect::<Vec<Option<&str>>>())
+        .bind(starts.iter().map(|s| s.priority.level()).collect::<Vec<i16>>())
+        .bind(attributes().map(|(run, ..)| run).collect::<Vec<Uuid>>())
+        .bind(attributes().map(|(_, name, _)| name.as_str()).collect::<Vec<&str>>())
+        .bind(attributes().map(|(.., value)| value).collect::<Vec<&str>>())
 }
 
-/// Which runs were inserted.
-fn fresh(answer: &[PgRow]) -> Result<HashSet<Uuid>> {
+/// What one statement inserted.
+struct Inserted {
+    fresh: HashSet<Uuid>,
+    /// Those of them that do not hold the key they need.
+    queued: HashSet<Uuid>,
+}
+
+fn inserted(answer: &[PgRow]) -> Result<Inserted> {
     let head = answer.first().ok_or_else(|| Error::Unusable("no answer to a start".into()))?;
     if !head.try_get::<bool, _>(0).map_err(failed)? {
         return Err(Error::Fenced);
     }
-    Ok(head.try_get::<Vec<Uuid>, _>(1).map_err(failed)?.into_iter().collect())
+    let runs = |column: usize| head.try_get::<Vec<Uuid>, _>(column).map_err(failed);
+    let queued = if head.len() > 2 { runs(2)? } else { Vec::new() };
+    Ok(Inserted { fresh: runs(1)?.into_iter().collect(), queued: queued.into_iter().collect() })
+}
+
+fn told(start: &Start, queued: bool) -> StartReply {
+    if start.owned && queued { StartReply::Queued } else { StartReply::Started }
+}
+
+/// What keyed starts that are sent again were answered: whether their first commits have a writer tells.
+async fn again(
+    connection: &mut Lent,
+    fence: Option<Fence>,
+    batch: &[Start],
+    taken: &[usize],
+    replies: &mut [Option<StartReply>],
+) -> Result<()> {
+    let keyed = |index: &usize| batch[*index].owned && batch[*index].key.is_some();
+    let sent = |index: &usize| replies[*index] == Some(StartReply::Started);
+    let sent: Vec<usize> = taken.iter().copied().filter(keyed).filter(sent).collect();
+    let Some(fence) = fence.filter(|_| !sent.is_empty()) else { return Ok(()) };
+    let text = "SELECT run FROM saga.journal WHERE run = ANY ($1) AND number = 0 AND worker = $2";
+    let runs = sent.iter().map(|&index| batch[index].run.0).collect::<Vec<Uuid>>();
+    let mut own = HashSet::new();
+    for row in connection.rows(sqlx::query(text).bind(runs).bind(fence.worker.0)).await? {
+        own.insert(row.try_get::<Uuid, _>(0).map_err(failed)?);
+    }
+    for index in sent {
+        replies[index] = Some(told(&batch[index], !own.contains(&batch[index].run.0)));
+    }
+    Ok(())
 }
 
 /// Who has the ids that were taken. What is not found was given back in the meantime.
@@ -150,7 +251,7 @@ pub(super) async fn start_in(connection: &mut PgConnection, start: &Start) -> Re
     let batch = std::slice::from_ref(start);
     for _ in 0..ATTEMPTS_MAX {
         let answer = statement(None, &[start]).fetch_all(&mut *connection).await.map_err(failed)?;
-        if !fresh(&answer)?.is_empty() {
+        if !inserted(&answer)?.fresh.is_empty() {
             return Ok(StartReply::Started);
         }
         let answer = holders(batch, &[0]).fetch_all(&mut *connection).await.map_err(failed)?;

@@ -6,12 +6,13 @@
 use chrono::Utc;
 use sqlx::{Row, SqliteConnection};
 
-use super::Db;
 use super::error::failed;
 use super::insert::ids;
 use super::read::{mail_row, micros, sagas};
 use super::workers::check;
+use super::{Db, keys};
 use crate::id::RunId;
+use crate::priority::Priority;
 use crate::store::commit::Mail;
 use crate::store::error::Result;
 use crate::store::unheard::Sending;
@@ -21,7 +22,8 @@ pub(super) async fn claim(db: &Db, claim: &Claim, sent: &Sending) -> Result<Clai
     let mut reader = db.readers.acquire().await.map_err(failed)?;
     check(&mut reader, claim.fence).await?;
     let mail = owned_mail(&mut reader, claim.fence).await?;
-    if ready(&mut reader, claim, sent).await?.is_empty() {
+    let unsettled = keys::is_unsettled(&mut reader, &claim.fingerprints).await?;
+    if !unsettled && ready(&mut reader, claim, sent).await?.is_empty() {
         return Ok(Claimed { sagas: Vec::new(), mail });
     }
     drop(reader);
@@ -30,10 +32,14 @@ pub(super) async fn claim(db: &Db, claim: &Claim, sent: &Sending) -> Result<Clai
     check(&mut tx, claim.fence).await?;
     // Before ownership is taken: the mail of what is taken now comes with its journal.
     let mail = owned_mail(&mut tx, claim.fence).await?;
+    if unsettled {
+        keys::give_turns(&mut tx, &claim.fingerprints).await?;
+    }
     let runs = ready(&mut tx, claim, sent).await?;
     sqlx::query(
-        "UPDATE saga_live SET owner = ?2, claimed = ?3, state = 'running', due = NULL,
-             since = CASE state WHEN 'running' THEN since ELSE ?4 END
+        "UPDATE saga_live SET owner = ?2, claimed = ?3, due = NULL,
+             state = CASE WHEN turn IS NULL THEN 'running' ELSE state END,
+             since = CASE WHEN turn IS NULL AND state <> 'running' THEN ?4 ELSE since END
          WHERE run IN (SELECT unhex(value) FROM json_each(?1))",
     )
     .bind(ids(runs.iter().map(|run| run.0)))
@@ -50,7 +56,7 @@ pub(super) async fn claim(db: &Db, claim: &Claim, sent: &Sending) -> Result<Clai
 }
 
 /// The sagas to take, in the order in which they are taken: those of claims whose answer was lost, then
-/// by due time, those without one first (their worker died, or mail reached a blocked saga), and by age.
+/// by due time, moved by their priority, those without one first (their worker died, or mail reached a blocked saga), and by age.
 async fn ready(conn: &mut SqliteConnection, claim: &Claim, sent: &Sending) -> Result<Vec<RunId>> {
     let known = ids(claim.fingerprints.iter().map(|fingerprint| fingerprint.0));
     let limit = i64::try_from(claim.limit).unwrap_or(i64::MAX);
@@ -78,15 +84,19 @@ async fn ready(conn: &mut SqliteConnection, claim: &Claim, sent: &Sending) -> Re
         let rows = sqlx::query(text).bind(known.clone()).bind(limit);
         found.extend(rows.fetch_all(&mut *conn).await.map_err(failed)?);
     }
-    // One question per definition: each ends after `limit` rows of the index, however many are due.
+    // One question per definition and priority: each ends after `limit` rows of the index, however many are due.
     let now = Utc::now().timestamp_micros();
     for fingerprint in &claim.fingerprints {
-        let rows = sqlx::query(
-            "SELECT run, due, 1 FROM saga_live WHERE owner IS NULL AND fingerprint = ?1 AND due <= ?2
-             ORDER BY due, run LIMIT ?3",
-        );
-        let rows = rows.bind(fingerprint.0).bind(now).bind(limit);
-        found.extend(rows.fetch_all(&mut *conn).await.map_err(failed)?);
+        for priority in Priority::ALL {
+            let rows = sqlx::query(
+                "SELECT run, due - ?5, 1 FROM saga_live
+                 WHERE owner IS NULL AND fingerprint = ?1 AND priority = ?2 AND due <= ?3
+                 ORDER BY due, run LIMIT ?4",
+            );
+            let rows = rows.bind(fingerprint.0).bind(priority.level()).bind(now).bind(limit);
+            let rows = rows.bind(priority.head_start().num_microseconds());
+            found.extend(rows.fetch_all(&mut *conn).await.map_err(failed)?);
+        }
     }
     let mut order = Vec::with_capacity(found.len());
     for row in found {

@@ -67,8 +67,23 @@ static PIVOT: LazyLock<String> = LazyLock::new(|| {
         "BEGIN IMMEDIATE; INSERT INTO temp.saga_loser {LOSERS} UNION ALL {PAST_MAIL}; {JOURNAL}; {then}; {UNREAD}; COMMIT"
     )
 });
+/// For a batch in which a keyed saga ends, or waits on for its key.
+static KEYED: LazyLock<String> = LazyLock::new(|| {
+    let (then, keys) = (live::THEN, live::KEYS);
+    format!(
+        "BEGIN IMMEDIATE; INSERT INTO temp.saga_loser {LOSERS}; {JOURNAL}; {then}; {keys}; {UNREAD}; COMMIT"
+    )
+});
 /// For those that are known to win.
-static WINNERS: LazyLock<String> = LazyLock::new(|| format!("{JOURNAL}; {}", live::THEN));
+static WINNERS: LazyLock<String> = LazyLock::new(|| format!("{JOURNAL}; {}; {}", live::THEN, live::KEYS));
+
+/// What a batch asks for besides its rows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wants {
+    Nothing,
+    Then,
+    ThenAndKeys,
+}
 
 /// What the connection that writes needs before the first batch.
 pub(super) async fn prepare(writer: &Writer) -> Result<()> {
@@ -79,12 +94,16 @@ pub(super) async fn commit(db: &Db, fence: Fence, batch: &[Commit]) -> Result<Ve
     readable(batch)?;
     let all: Vec<&Commit> = batch.iter().collect();
     let pivots = batch.iter().filter(|commit| commit.pivot).map(|commit| commit.run.0);
-    let text = if batch.iter().any(|commit| commit.pivot) {
-        statement(&PIVOT, fence, &all, false).bind(ids(pivots))
-    } else if all.iter().all(|commit| commit.then == Then::Go && commit.mail.is_empty()) {
-        statement(&GO, fence, &all, true)
-    } else {
-        statement(&ANY, fence, &all, false)
+    let (pivot, keyed) = (batch.iter().any(|commit| commit.pivot), batch.iter().any(live::concerns_keys));
+    let text = match (pivot, keyed) {
+        // One text has no room for both.
+        (true, true) => return told_apart(db, fence, batch).await,
+        (true, false) => statement(&PIVOT, fence, &all, Wants::Then).bind(ids(pivots)),
+        (false, true) => statement(&KEYED, fence, &all, Wants::ThenAndKeys),
+        (false, false) if all.iter().all(|commit| commit.then == Then::Go && commit.mail.is_empty()) => {
+            statement(&GO, fence, &all, Wants::Nothing)
+        }
+        (false, false) => statement(&ANY, fence, &all, Wants::Then),
     };
     let rows = match db.writer.at_once(text).await {
         Err(Error::Refused(_)) => return told_apart(db, fence, batch).await,
@@ -108,14 +127,18 @@ fn readable(batch: &[Commit]) -> Result<()> {
     }
 }
 
-fn statement(text: &'static str, fence: Fence, commits: &[&Commit], plain: bool) -> Binding {
+fn statement(text: &'static str, fence: Fence, commits: &[&Commit], wants: Wants) -> Binding {
     let statement = sqlx::query(text)
         .bind(fence.worker.0)
         .bind(fence.epoch)
         .bind(micros(Utc::now()))
         .bind(numbers(commits))
         .bind(bodies(commits));
-    if plain { statement } else { live::bind(statement, commits) }
+    match wants {
+        Wants::Nothing => statement,
+        Wants::Then => live::bind(statement, commits),
+        Wants::ThenAndKeys => live::bind_keys(live::bind(statement, commits), commits),
+    }
 }
 
 /// 32 hexadecimal digits of the run, then ten of the commit's number.
@@ -168,7 +191,10 @@ pub(super) async fn write(
         }
     }
     if !won.is_empty() {
-        statement(WINNERS.as_str(), fence, &won, false).execute(&mut *tx).await.map_err(failed)?;
+        statement(WINNERS.as_str(), fence, &won, Wants::ThenAndKeys)
+            .execute(&mut *tx)
+            .await
+            .map_err(failed)?;
     }
     let of_written = batch.iter().zip(&written).filter(|(_, written)| **written).map(|(c, _)| c.run.0);
     let mut mail = unread(tx, ids(of_written)).await?;

@@ -19,6 +19,34 @@ pub(super) const THEN: &str = "
     UPDATE saga_mail SET consumed = -1 WHERE consumed IS NULL
         AND run IN (SELECT unhex(substr(value, 1, 32)) FROM json_each($9))";
 
+/// Follows [`THEN`] where a keyed saga ends or waits on for its key: the row of a key that is given back stays
+/// only where others wait for it.
+pub(super) const KEYS: &str = "
+    UPDATE saga_live SET owner = NULL, state = 'queued', due = until
+        WHERE run IN (SELECT unhex(value) FROM json_each($10));
+    UPDATE saga_key SET run = NULL FROM json_each($11) f
+        WHERE saga_key.key = substr(f.value, 33) AND saga_key.run = unhex(substr(f.value, 1, 32));
+    DELETE FROM saga_key WHERE run IS NULL AND key IN (SELECT substr(value, 33) FROM json_each($11))
+        AND NOT EXISTS (SELECT 1 FROM saga_live l WHERE l.key = saga_key.key AND l.turn IS NOT NULL)";
+
+/// Whether [`KEYS`] has something to do.
+pub(super) fn concerns_keys(commit: &Commit) -> bool {
+    commit.then == Then::Queue || given_back(commit).is_some()
+}
+
+/// The run, then the key.
+fn given_back(commit: &Commit) -> Option<String> {
+    let key = commit.key.as_ref().filter(|_| matches!(commit.then, Then::End(_)))?;
+    Some(format!("{}{key}", commit.run.0.simple()))
+}
+
+/// Gives [`KEYS`] its values.
+pub(super) fn bind_keys(statement: Binding, commits: &[&Commit]) -> Binding {
+    let queued = commits.iter().filter(|c| c.then == Then::Queue).map(|c| c.run.0);
+    let freed = commits.iter().filter_map(|commit| given_back(commit));
+    statement.bind(ids(queued)).bind(list(freed))
+}
+
 /// Gives [`THEN`] its values.
 pub(super) fn bind(statement: Binding, commits: &[&Commit]) -> Binding {
     // The run, the mail's id, then the number of the commit that consumed it.

@@ -6,7 +6,11 @@ use super::writer::Writer;
 use crate::store::error::{Error, Result};
 
 /// Migration *n* stands at index *n* − 1.
-pub(super) const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/sqlite/0001_init.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[
+    include_str!("../../../migrations/sqlite/0001_init.sql"),
+    include_str!("../../../migrations/sqlite/0002_keys.sql"),
+    include_str!("../../../migrations/sqlite/0003_attributes_and_priorities.sql"),
+];
 
 pub(super) async fn migrate(writer: &Writer) -> Result<()> {
     let mut tx = writer.begin().await?;

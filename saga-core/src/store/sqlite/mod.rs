@@ -30,6 +30,7 @@ mod error;
 #[cfg(test)]
 mod faults;
 mod insert;
+mod keys;
 mod live;
 mod mail;
 mod migrate;

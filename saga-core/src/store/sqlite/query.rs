@@ -10,6 +10,7 @@ use super::error::failed;
 use super::read::{journal_row, time};
 use crate::id::{Fingerprint, Name, RunId, WorkerId};
 use crate::journal::Timestamp;
+use crate::priority::Priority;
 use crate::store::commit::JournalRow;
 use crate::store::decode;
 use crate::store::error::Result;
@@ -17,7 +18,11 @@ use crate::store::query::{Counts, Filter, InFlight, Manifest, Query, State, Summ
 use crate::store::task::to_its_end;
 
 const SUMMARY: &str = "SELECT s.run, s.definition, s.version, s.fingerprint, s.saga, s.digest, s.started_at,
-        coalesce(l.state, s.ended), l.owner, l.due, coalesce(s.ended_at, l.since)
+        coalesce(l.state, s.ended), l.owner, l.due, coalesce(s.ended_at, l.since), l.key,
+        CASE WHEN l.turn IS NOT NULL THEN (SELECT k.run FROM saga_key k WHERE k.key = l.key) END,
+        coalesce(l.priority, 0),
+        CASE WHEN EXISTS (SELECT 1 FROM saga_attribute a WHERE a.run = s.run)
+            THEN (SELECT json_group_object(a.name, a.value) FROM saga_attribute a WHERE a.run = s.run) END
     FROM saga_start s LEFT JOIN saga_live l ON l.run = s.run";
 
 #[async_trait]
@@ -42,13 +47,25 @@ impl Query for SqliteStore {
             Some(State::Ended(kind)) => format!("s.ended = '{}' AND", kind.as_str()),
             Some(live) => format!("l.state = '{}' AND", live.as_str()),
         };
+        // Each attribute is a look into an index by its value, in the order of the list.
+        let attributes = filter.attributes.iter().zip(0..).map(|(_, index)| {
+            let (name, value) = (2 * index + 4, 2 * index + 5);
+            format!(
+                "s.run IN (SELECT run FROM saga_attribute WHERE name = ?{name} AND value = ?{value}) AND "
+            )
+        });
+        let attributes: String = attributes.collect();
         let text = format!(
-            "{SUMMARY} WHERE {state} (?1 IS NULL OR s.definition = ?1) AND s.run < ?2 ORDER BY s.run DESC LIMIT ?3"
+            "{SUMMARY} WHERE {state} {attributes} (?1 IS NULL OR s.definition = ?1) AND s.run < ?2
+             ORDER BY s.run DESC LIMIT ?3"
         );
-        let query = sqlx::query(AssertSqlSafe(text))
-            .bind(filter.definition.as_ref().map(Name::as_str))
+        let mut query = sqlx::query(AssertSqlSafe(text))
+            .bind(filter.definition.as_ref().map(|name| name.as_str().to_owned()))
             .bind(filter.before.map_or(Uuid::max(), |run| run.0))
             .bind(i64::try_from(limit).unwrap_or(i64::MAX));
+        for (name, value) in filter.attributes.iter() {
+            query = query.bind(name.as_str().to_owned()).bind(value.to_owned());
+        }
         self.read(query).await?.iter().map(summary).collect()
     }
 
@@ -116,6 +133,10 @@ fn summary(row: &SqliteRow) -> Result<Summary> {
         owner: row.try_get::<Option<Uuid>, _>(8).map_err(failed)?.map(WorkerId),
         due: row.try_get::<Option<i64>, _>(9).map_err(failed)?.map(time).transpose()?,
         since: time(row.try_get(10).map_err(failed)?)?,
+        key: decode::key(row.try_get(11).map_err(failed)?)?,
+        key_held_by: row.try_get::<Option<Uuid>, _>(12).map_err(failed)?.map(RunId),
+        priority: Priority::of_level(row.try_get(13).map_err(failed)?),
+        attributes: decode::attributes(row.try_get(14).map_err(failed)?)?,
     })
 }
 

@@ -12,6 +12,7 @@ use super::error::failed;
 use super::insert::ids;
 use crate::id::{Fingerprint, RunId, WorkerId};
 use crate::journal::Timestamp;
+use crate::priority::Priority;
 use crate::store::commit::{JournalRow, Loaded, Mail};
 use crate::store::decode;
 use crate::store::error::{Error, Result};
@@ -41,7 +42,8 @@ pub(super) async fn sagas(conn: &mut SqliteConnection, runs: &[RunId]) -> Result
     let mut mail = unread(conn, wanted.clone()).await?;
     let mut found = HashMap::new();
     for row in sqlx::query(
-        "SELECT s.run, s.definition, s.version, s.fingerprint, s.saga, l.owner
+        "SELECT s.run, s.definition, s.version, s.fingerprint, s.saga, l.owner, l.key, l.turn IS NOT NULL,
+             coalesce(l.priority, 0)
          FROM saga_start s LEFT JOIN saga_live l ON l.run = s.run
          WHERE s.run IN (SELECT unhex(value) FROM json_each(?))",
     )
@@ -58,6 +60,9 @@ pub(super) async fn sagas(conn: &mut SqliteConnection, runs: &[RunId]) -> Result
             fingerprint: Fingerprint(row.try_get(3).map_err(failed)?),
             saga: row.try_get::<String, _>(4).map_err(failed)?.into(),
             owner: row.try_get::<Option<Uuid>, _>(5).map_err(failed)?.map(WorkerId),
+            key: decode::key(row.try_get(6).map_err(failed)?)?,
+            queued: row.try_get(7).map_err(failed)?,
+            priority: Priority::of_level(row.try_get(8).map_err(failed)?),
             journal: journals.remove(&run).unwrap_or_default(),
             mail: mail.remove(&RunId(run)).unwrap_or_default(),
         };

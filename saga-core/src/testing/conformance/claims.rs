@@ -6,7 +6,8 @@ use super::rig::{
     Rig, cancel, claim, fingerprint, go, holds, join, runs, same, seconds, start, start_of, then,
 };
 use super::{Broken, Verdict};
-use crate::store::{Claim, State, Then};
+use crate::priority::Priority;
+use crate::store::{Claim, Start, State, Then};
 
 pub(super) async fn a_worker_that_lives_keeps_its_sagas(rig: &Rig) -> Verdict {
     let fence = rig.worker().await?;
@@ -62,6 +63,37 @@ pub(super) async fn a_claim_respects_its_limit_and_takes_the_oldest_due_first(ri
     {
         let claimed = rig.store().claim(&claim(fence, limit)).await?;
         same!(runs(&claimed), expected, "a claim of at most {limit}");
+    }
+    Ok(())
+}
+
+pub(super) async fn priority_counts_as_time_in_a_claim(rig: &Rig) -> Verdict {
+    let fence = rig.worker().await?;
+    let wait = |seconds_ago: i64| Then::Wait(seconds(-seconds_ago));
+    // Due so long ago, with this priority: in the order in which they are wanted.
+    let wanted = [
+        ("old-low", 300, Priority::Low),
+        ("older-normal", 130, Priority::Normal),
+        ("high", 20, Priority::High),
+        ("young-high", 10, Priority::High),
+        ("normal", 60, Priority::Normal),
+        ("low", 110, Priority::Low),
+        ("young-low", 100, Priority::Low),
+    ];
+    let mut runs_wanted = Vec::new();
+    for (saga, ago, priority) in wanted {
+        let start = Start { priority, ..start(saga, true) };
+        rig.store().start(Some(fence), std::slice::from_ref(&start)).await?;
+        rig.commit(fence, then(start.run, 1, wait(ago))).await?;
+        let seen = rig.a.query.summary(start.run).await?.map(|saga| saga.priority);
+        same!(seen, Some(priority), "the priority of {saga}");
+        runs_wanted.push(start.run);
+    }
+    for (index, wanted) in runs_wanted.chunks(3).enumerate() {
+        let claimed = rig.store().claim(&claim(fence, 3)).await?;
+        same!(runs(&claimed), wanted, "claim {index} of at most 3");
+        let high = claimed.sagas.iter().filter(|saga| saga.priority == Priority::High).count();
+        same!(high, [1, 1, 0][index], "how many of claim {index} are told to be of high priority");
     }
     Ok(())
 }

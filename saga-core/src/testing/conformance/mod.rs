@@ -28,6 +28,7 @@ mod claims;
 mod commits;
 mod ends;
 mod fences;
+mod keys;
 mod mails;
 mod queries;
 mod races;
@@ -210,6 +211,7 @@ pub fn cases() -> Vec<Case> {
             a_worker_that_lives_keeps_its_sagas,
             a_claim_takes_only_definitions_it_has_code_for,
             a_claim_respects_its_limit_and_takes_the_oldest_due_first,
+            priority_counts_as_time_in_a_claim,
             a_waiting_saga_is_not_claimed_before_it_is_due,
             a_waiting_saga_is_claimed_once_due,
             mail_wakes_a_waiting_saga,
@@ -223,6 +225,15 @@ pub fn cases() -> Vec<Case> {
             one_id_under_two_definitions_is_two_sagas,
             two_starts_of_one_id_in_a_batch_are_one_saga,
             a_batch_of_starts_is_answered_in_order;
+        keys:
+            a_key_is_held_by_one_saga,
+            an_end_gives_its_key_to_the_next_in_order,
+            an_owned_start_takes_a_free_key_only,
+            a_key_outlives_the_worker_of_its_saga,
+            mail_reaches_a_saga_that_waits_for_its_key,
+            a_deadline_reaches_a_saga_that_waits_for_its_key,
+            a_key_is_not_given_to_a_saga_that_nobody_here_can_drive,
+            keys_exclude_also_in_a_race;
         mails:
             mail_is_kept_once,
             consumed_mail_stays_consumed,
@@ -241,6 +252,7 @@ pub fn cases() -> Vec<Case> {
         queries:
             a_saga_is_found_in_every_state,
             a_list_is_filtered_and_paged,
+            a_list_is_filtered_by_attributes,
             counts_are_by_definition_and_state,
             manifests_are_kept_once,
             workers_are_listed_with_what_they_own,

@@ -2,10 +2,11 @@
 
 use super::Verdict;
 use super::rig::{Rig, end, fingerprint, holds, join, named, same, seconds, start_of, then};
-use crate::id::{Name, RunId};
+use crate::attributes::Attributes;
+use crate::id::{Name, RunId, WorkerId};
 use crate::journal::EndKind;
 use crate::saga::Definition;
-use crate::store::{Counts, Filter, Manifest, State, Then};
+use crate::store::{Counts, Fence, Filter, Manifest, Start, StartReply, State, Then};
 
 pub(super) async fn a_saga_is_found_in_every_state(rig: &Rig) -> Verdict {
     let fence = rig.worker().await?;
@@ -81,7 +82,7 @@ pub(super) async fn a_list_is_filtered_and_paged(rig: &Rig) -> Verdict {
                 .map(|(run, ..)| *run)
                 .collect();
             for limit in [0, 1, 2, 7, 23] {
-                let mut filter = Filter { definition: definition.clone(), state, before: None, limit };
+                let mut filter = Filter { definition: definition.clone(), state, limit, ..Filter::default() };
                 let mut listed = Vec::new();
                 loop {
                     let page = rig.a.query.list(&filter).await?;
@@ -94,6 +95,63 @@ pub(super) async fn a_list_is_filtered_and_paged(rig: &Rig) -> Verdict {
                 same!(listed, wanted, "pages of {limit} with {state:?} and {definition:?}");
             }
         }
+    }
+    Ok(())
+}
+
+pub(super) async fn a_list_is_filtered_by_attributes(rig: &Rig) -> Verdict {
+    let fence = rig.worker().await?;
+    let attributes = |pairs: &[(&str, &str)]| {
+        let mut attributes = Attributes::default();
+        for (name, value) in pairs {
+            attributes.set(name, *value).expect("the cases use good attributes");
+        }
+        attributes
+    };
+    let mut all = Vec::new();
+    for index in 0..24_u32 {
+        let (customer, channel) = ((index % 4).to_string(), if index % 3 == 0 { "web" } else { "shop" });
+        let attributes = match index % 6 {
+            5 => Attributes::default(),
+            _ => attributes(&[("customer", &customer), ("channel", channel)]),
+        };
+        let start = Start { attributes, ..start_of("place-order", &format!("{index}"), index % 2 == 0) };
+        let fence = (index % 2 == 0).then_some(fence);
+        same!(
+            rig.store().start(fence, std::slice::from_ref(&start)).await?,
+            [StartReply::Started],
+            "a start"
+        );
+        if index % 8 == 0 {
+            rig.commit(fence.unwrap_or(Fence { worker: WorkerId::new(), epoch: 0 }), end(start.run, 1))
+                .await?;
+        }
+        // Sent again, it changes nothing; under a taken id it leaves nothing.
+        rig.store().start(fence, std::slice::from_ref(&start)).await?;
+        rig.store().start(fence, &[Start { run: RunId::new(), ..start.clone() }]).await?;
+        all.push((start.run, start.attributes));
+    }
+    all.sort_unstable_by_key(|(run, _)| std::cmp::Reverse(*run));
+    for wanted in [
+        attributes(&[]),
+        attributes(&[("customer", "1")]),
+        attributes(&[("channel", "web")]),
+        attributes(&[("channel", "web"), ("customer", "0")]),
+        attributes(&[("customer", "it's \"17\" %_")]),
+        attributes(&[("nothing", "1")]),
+    ] {
+        let matching: Vec<_> =
+            all.iter().filter(|(_, attributes)| attributes.have(&wanted)).cloned().collect();
+        let mut filter = Filter { attributes: wanted.clone(), limit: 3, ..Filter::default() };
+        let mut listed = Vec::new();
+        loop {
+            let page = rig.a.query.list(&filter).await?;
+            let Some(last) = page.last() else { break };
+            filter.before = Some(last.run);
+            listed.extend(page.into_iter().map(|saga| (saga.run, saga.attributes)));
+            holds!(listed.len() <= all.len(), "pages repeat themselves");
+        }
+        same!(listed, matching, "what has {wanted}");
     }
     Ok(())
 }

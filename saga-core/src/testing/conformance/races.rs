@@ -37,7 +37,7 @@ pub(super) async fn starts_of_one_id_at_once_make_one_saga(rig: &Rig) -> Verdict
             match replies.first() {
                 Some(StartReply::Started) => winners.push(run),
                 Some(StartReply::Exists { run, .. }) => told.push(*run),
-                None => return Err(Broken("no reply".into())),
+                other => return Err(Broken(format!("a start without a key is answered {other:?}"))),
             }
         }
         same!(winners.len(), 1, "the winners of round {round}");

@@ -6,8 +6,10 @@ use std::time::Duration;
 use chrono::{SubsecRound, Utc};
 
 use super::{Broken, Database};
+use crate::attributes::Attributes;
 use crate::id::{Fingerprint, MailId, Name, RunId, WorkerId};
 use crate::journal::{EndKind, MailBody, Timestamp};
+use crate::priority::Priority;
 use crate::store::{
     Backend, Claim, Claimed, Commit, CommitReply, Error, Fence, Mail, NewWorker, Start, StartReply, Store,
     Then,
@@ -152,6 +154,9 @@ pub(super) fn start_of(definition: &str, saga: &str, owned: bool) -> Start {
         digest: [7; 32],
         body: BEGAN.into(),
         owned,
+        key: None,
+        priority: Priority::Normal,
+        attributes: Attributes::default(),
     }
 }
 
@@ -165,7 +170,7 @@ pub(super) fn go(run: RunId, number: u32) -> Commit {
 }
 
 pub(super) fn then(run: RunId, number: u32, then: Then) -> Commit {
-    Commit { run, number, body: body(number).into(), mail: Vec::new(), then, pivot: false }
+    Commit { run, number, body: body(number).into(), mail: Vec::new(), then, key: None, pivot: false }
 }
 
 /// The text of a commit that [`go`] or [`then`] made.

@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 
 use super::{Database, run};
+use crate::attributes::Attributes;
 use crate::id::{MailId, Name, RunId, WorkerId};
 use crate::journal::Timestamp;
+use crate::priority::Priority;
 use crate::store::{
     Backend, Claim, Claimed, Commit, CommitReply, Counts, Error, Fence, Filter, JournalRow, Loaded, Mail,
     Manifest, MemoryStore, NewWorker, Posted, Pruned, Query, Renewal, Result, Retain, Start, StartReply,
@@ -74,6 +76,22 @@ enum Bug {
     ForgetsTooEarly,
     /// Ended sagas are not counted.
     CountsOnlyTheLiving,
+    /// Every saga has the same priority.
+    ForgetsPriorities,
+    /// Attributes are not kept.
+    ForgetsAttributes,
+    /// A list looks at one attribute, however many are given.
+    LooksAtOneAttribute,
+    /// A key is not given back at the end.
+    KeepsKeys,
+    /// A key is taken without a compare-and-set.
+    TakesKeysBlindly,
+    /// A saga without its key is given as if it held it.
+    ForgetsTheQueue,
+    /// An owned start that has to wait for its key is told that it is owned.
+    OwnsWhatIsQueued,
+    /// Deadlines of sagas that wait for their keys are not kept.
+    ForgetsDeadlines,
 }
 
 struct Twin {
@@ -113,6 +131,7 @@ impl Twin {
         match (self.bug, commit.then) {
             (Bug::WakesEarly, Then::Wait(_)) => commit.then = Then::Wait(Timestamp::UNIX_EPOCH),
             (Bug::IgnoresEnds, Then::End(_)) => commit.then = Then::Go,
+            (Bug::KeepsKeys, _) => commit.key = None,
             (Bug::NormalisesJson, _) => {
                 if let Ok(value) = serde_json::from_str::<serde_json::Value>(&commit.body) {
                     commit.body = value.to_string().into();
@@ -172,6 +191,9 @@ impl Store for Twin {
             asked.limit = usize::MAX;
         }
         let mut claimed = self.real.claim(&asked).await?;
+        if self.has(Bug::ForgetsTheQueue) {
+            claimed.sagas.iter_mut().for_each(|saga| saga.queued = false);
+        }
         if self.has(Bug::ClaimsBackwards) {
             claimed.sagas.reverse();
         }
@@ -204,12 +226,24 @@ impl Store for Twin {
                 start.saga = start.saga.split('\0').next().unwrap().into();
             }
         }
+        for start in &mut starts {
+            match (self.bug, &mut start.key) {
+                (Bug::TakesKeysBlindly, key) => *key = None,
+                (Bug::ForgetsDeadlines, Some(key)) => key.until = None,
+                (Bug::ForgetsPriorities, _) => start.priority = Priority::Normal,
+                (Bug::ForgetsAttributes, _) => start.attributes = Attributes::default(),
+                _ => {}
+            }
+        }
         self.started.lock().unwrap().extend(starts.iter().map(|start| start.run));
         let mut replies = match self.real.start(fence, &starts).await {
             Err(Error::Fenced) if self.has(Bug::LetsZombiesStart) => self.real.start(None, &starts).await?,
             replies => replies?,
         };
         for (start, reply) in starts.iter_mut().zip(&mut replies) {
+            if self.has(Bug::OwnsWhatIsQueued) && *reply == StartReply::Queued {
+                *reply = StartReply::Started;
+            }
             let StartReply::Exists { digest, end, .. } = reply else { continue };
             match self.bug {
                 Bug::TellsTheWrongDigest => *digest = start.digest,
@@ -298,6 +332,13 @@ impl Query for Twin {
         if self.has(Bug::RepeatsPages) && filter.limit != 0 {
             filter.before = None;
         }
+        if self.has(Bug::LooksAtOneAttribute) {
+            let mut one = Attributes::default();
+            if let Some((name, value)) = filter.attributes.iter().next() {
+                one.set(name.as_str(), value).unwrap();
+            }
+            filter.attributes = one;
+        }
         self.real.list(&filter).await
     }
     async fn journal(&self, run: RunId) -> Result<Vec<JournalRow>> {
@@ -354,6 +395,15 @@ async fn every_twin_is_caught_by_the_guarantee_that_it_breaks() {
         (RepeatsPages, "a_list_is_filtered_and_paged"),
         (ForgetsTooEarly, "a_journal_goes_once_its_saga_ended_long_enough_ago"),
         (CountsOnlyTheLiving, "counts_are_by_definition_and_state"),
+        (ForgetsPriorities, "priority_counts_as_time_in_a_claim"),
+        (ForgetsAttributes, "a_list_is_filtered_by_attributes"),
+        (LooksAtOneAttribute, "a_list_is_filtered_by_attributes"),
+        (KeepsKeys, "an_end_gives_its_key_to_the_next_in_order"),
+        (TakesKeysBlindly, "a_key_is_held_by_one_saga"),
+        (TakesKeysBlindly, "keys_exclude_also_in_a_race"),
+        (ForgetsTheQueue, "mail_reaches_a_saga_that_waits_for_its_key"),
+        (OwnsWhatIsQueued, "an_owned_start_takes_a_free_key_only"),
+        (ForgetsDeadlines, "a_deadline_reaches_a_saga_that_waits_for_its_key"),
     ] {
         let report =
             run(async || Arc::new(Backend::from(Arc::new(Twin::new(bug)))) as Arc<dyn Database>).await;

@@ -66,16 +66,16 @@ fn is_real(evidence: &Evidence, at: &Place, cause: Cause) -> bool {
                 && entry.verdict == wanted
         })
     };
-    let endless = |retry: &crate::retry::Retry| retry.goes_on_after(u32::MAX - 1);
+    let endless = crate::retry::Retry::is_endless;
     match cause {
-        Cause::InDoubt => !node.idempotent || !endless(&node.undo_retry),
+        Cause::InDoubt => !node.idempotent || !endless(&node.undo_retry) || node.settle_within.is_some(),
         Cause::CompensationRejected => said(Effect::Compensation, Verdict::Rejected),
         Cause::CompensationExhausted => !endless(&node.undo_retry),
         Cause::RejectedAfterPivot => {
             node.kind != Kind::Pivot
                 && (said(Effect::Action, Verdict::Rejected) || said(Effect::Probe, Verdict::Closed))
         }
-        Cause::ExhaustedAfterPivot => !endless(&node.retry),
+        Cause::ExhaustedAfterPivot => !endless(&node.retry) || node.timeout.is_some(),
         Cause::Malformed => evidence.plan.hits.values().any(|hit| *hit == Hit::Refuse),
         _ => true,
     }

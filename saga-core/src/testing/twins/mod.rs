@@ -23,13 +23,22 @@ fn found(saga: Saga, seams: Seams) -> String {
     violation.broken.join("; ")
 }
 
+/// The same for a saga that shares its key with others.
+fn found_among_rivals(seams: Seams) -> String {
+    let explore = sagas::explored(sagas::linear()).keyed().seams(seams);
+    let violation: Box<Violation> = explore.run().expect_err("the twin is caught");
+    println!("{violation}");
+    violation.broken.join("; ")
+}
+
 /// How long the sagas of these tests may take: far longer than any of their retries.
 const LIMIT: Duration = Duration::from_secs(120);
 
 #[test]
 fn the_sagas_themselves_are_sound() {
     for saga in [sagas::linear(), sagas::pivot(), sagas::not_idempotent(), sagas::lent()] {
-        println!("{}", sagas::explored(saga).run().unwrap());
+        println!("{}", sagas::explored(saga.clone()).run().unwrap());
+        println!("{}", sagas::explored(saga).keyed().run().unwrap());
     }
 }
 

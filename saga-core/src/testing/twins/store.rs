@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 use super::super::play::Seams;
 use super::stores::{Habit, rewritten, with};
-use super::{found, sagas};
+use super::{found, found_among_rivals, sagas};
 use crate::id::{MailId, RunId, WorkerId};
 use crate::journal::{Answer, Effect, MailBody, Outcome, Record, Timestamp};
 use crate::store::{
@@ -333,4 +333,43 @@ impl Habit for NeverDue {
 fn a_wait_from_which_nobody_wakes() {
     let found = found(sagas::linear(), store(|| NeverDue));
     assert!(found.contains("it has not come to rest"), "{found}");
+}
+
+/// Keeps the keys of sagas that have ended.
+struct KeepsKeys;
+
+#[async_trait]
+impl Habit for KeepsKeys {
+    async fn commit(&self, real: &dyn Store, fence: Fence, commits: &[Commit]) -> Result<Vec<CommitReply>> {
+        let commits: Vec<Commit> = commits.iter().map(|c| Commit { key: None, ..c.clone() }).collect();
+        real.commit(fence, &commits).await
+    }
+}
+
+#[test]
+fn a_key_that_is_not_given_back_at_the_end() {
+    let found = found_among_rivals(store(|| KeepsKeys));
+    assert!(found.contains("it has not come to rest within 120s: it is queued"), "{found}");
+}
+
+/// Gives a saga its worker without looking at its key.
+struct TakesKeysBlindly;
+
+#[async_trait]
+impl Habit for TakesKeysBlindly {
+    async fn start(
+        &self,
+        real: &dyn Store,
+        fence: Option<Fence>,
+        starts: &[Start],
+    ) -> Result<Vec<StartReply>> {
+        let starts: Vec<Start> = starts.iter().map(|start| Start { key: None, ..start.clone() }).collect();
+        real.start(fence, &starts).await
+    }
+}
+
+#[test]
+fn a_key_that_is_taken_without_a_compare_and_set() {
+    let found = found_among_rivals(store(|| TakesKeysBlindly));
+    assert!(found.contains("two sagas of one key had calls under way at once"), "{found}");
 }
