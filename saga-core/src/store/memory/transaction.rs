@@ -175,7 +175,10 @@ impl Transactional for MemoryStore {
         tables.check(fence)?;
         let reply = tables.commit(fence.worker, commit);
         let committed = matches!(reply, CommitReply::Committed { .. });
-        if (committed && !has!(self, ForgetsTheRows)) || has!(self, CommitsWithoutTheJournal) {
+        let twin_forgets = has!(self, ForgetsTheRows);
+        let twin_writes = has!(self, CommitsWithoutTheJournal);
+        let happens = if committed { !twin_forgets } else { twin_writes };
+        if happens {
             tx.writes.happen();
         }
         drop(tables);
