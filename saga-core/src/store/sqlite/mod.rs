@@ -84,8 +84,9 @@ pub struct SqliteStore {
 struct Db {
     path: PathBuf,
     writer: Writer,
-    /// What steps are lent.
+    /// What steps are lent, and the queue of those that wait for it.
     lent: SqlitePool,
+    lending: Arc<tokio::sync::Mutex<()>>,
     readers: SqlitePool,
     locks: Locks,
     unheard: Unheard,
@@ -174,7 +175,16 @@ impl Db {
         let path =
             path.canonicalize().map_err(|e| Error::Unusable(format!("its path cannot be resolved: {e}")))?;
         let locks = Locks::beside(&path);
-        Ok(Self { path, writer, lent, readers, locks, unheard: Unheard::default(), claiming: Arc::default() })
+        Ok(Self {
+            path,
+            writer,
+            lent,
+            lending: Arc::default(),
+            readers,
+            locks,
+            unheard: Unheard::default(),
+            claiming: Arc::default(),
+        })
     }
 
     /// Waits until no other write of this process is under way.

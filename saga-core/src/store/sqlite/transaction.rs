@@ -12,6 +12,7 @@ use std::ops::{Deref, DerefMut};
 
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
 use sqlx::{AssertSqlSafe, Executor, Row, Sqlite, SqliteConnection, Transaction};
+use tokio::sync::OwnedMutexGuard;
 
 use super::Db;
 use super::commit::write;
@@ -28,8 +29,9 @@ use crate::store::worker::Fence;
 #[derive(Debug)]
 pub struct SqliteTransaction {
     tx: Transaction<'static, Sqlite>,
-    /// Goes after the transaction.
+    /// These go after the transaction, in this order.
     _turn: Turn,
+    _alone: OwnedMutexGuard<()>,
 }
 
 impl Deref for SqliteTransaction {
@@ -60,6 +62,8 @@ pub(super) fn pool(options: SqliteConnectOptions) -> SqlitePool {
 }
 
 pub(super) async fn begin(db: &Db, fence: Fence, run: RunId, next: u32) -> Result<Begun<SqliteTransaction>> {
+    // One at a time stands in the writer's queue, or a renewal of the lease would wait for all of them.
+    let alone = db.lending.clone().lock_owned().await;
     let turn = db.turn().await?;
     let mut tx = db.lent.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
     check(&mut tx, fence).await?;
@@ -71,7 +75,7 @@ pub(super) async fn begin(db: &Db, fence: Fence, run: RunId, next: u32) -> Resul
         return Ok(Begun::Moved);
     }
     text(&mut tx, "INSERT INTO temp.saga_lent VALUES (1); SAVEPOINT saga_step").await.map_err(failed)?;
-    Ok(Begun::Open(SqliteTransaction { tx, _turn: turn }))
+    Ok(Begun::Open(SqliteTransaction { tx, _turn: turn, _alone: alone }))
 }
 
 pub(super) async fn commit_in(
