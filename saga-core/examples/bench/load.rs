@@ -77,10 +77,11 @@ pub(crate) async fn run(
     url: &str,
     backend: &Backend,
     in_flight: usize,
+    lanes: Option<usize>,
     seconds: Duration,
 ) -> Result<Run, Box<dyn Error>> {
     let counts = Arc::new(Counts::default());
-    let counted = Counted { store: backend.store.clone(), counts: counts.clone() };
+    let counted = Counted { store: backend.store.clone(), counts: counts.clone(), lanes };
     let backend = Backend { store: Arc::new(counted), ..backend.clone() };
     let definition = definition()?;
     let worker = Worker::new(backend, ()).register(&definition)?.start().await?;

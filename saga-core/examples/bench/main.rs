@@ -50,6 +50,9 @@ struct Args {
     /// Store so many sagas that wait until tomorrow before anything is measured (Postgres).
     #[arg(long, default_value_t = 0)]
     waiting: u64,
+    /// How many batches are sent side by side, instead of what the store asks for.
+    #[arg(long)]
+    lanes: Option<usize>,
     /// Tokio worker threads.
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -77,7 +80,7 @@ async fn measure(args: Args) -> Result<(), Box<dyn Error>> {
     let backend = store::connect(&args.store).await?;
     let mut runs = Vec::new();
     for in_flight in args.in_flight {
-        let run = load::run(&args.store, &backend, in_flight, seconds).await?;
+        let run = load::run(&args.store, &backend, in_flight, args.lanes, seconds).await?;
         if !args.json {
             println!("{run}");
         }

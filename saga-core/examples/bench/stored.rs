@@ -55,9 +55,9 @@ pub(crate) async fn fill(url: &str, stored: Stored, fingerprint: Fingerprint) ->
     let mut connection = PgConnection::connect(url).await?;
     insert(&mut connection, "finished", &FINISHED, stored.finished, fingerprint).await?;
     insert(&mut connection, "waiting", &WAITING, stored.waiting, fingerprint).await?;
-    sqlx::raw_sql("VACUUM (ANALYZE) saga.start, saga.live, saga.journal; CHECKPOINT")
-        .execute(&mut connection)
-        .await?;
+    for text in ["VACUUM (ANALYZE) saga.start, saga.live, saga.journal", "CHECKPOINT"] {
+        sqlx::raw_sql(text).execute(&mut connection).await?;
+    }
     Ok(())
 }
 
