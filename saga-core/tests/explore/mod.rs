@@ -3,6 +3,7 @@
 
 mod definitions;
 
+use saga_core::journal::{Answer, Effect, End, Record};
 use saga_core::testing::{Ledger, explore};
 
 use definitions::Explored;
@@ -62,6 +63,17 @@ fn transactional_pivot() {
 #[test]
 fn impatient() {
     explored(definitions::impatient(), 1_400);
+}
+
+/// The cancel comes while the commit that would start the pivot is on its way: it could see it, so there is a way
+/// back.
+#[test]
+fn a_cancel_that_the_pivots_commit_can_see_stops_it() {
+    let run = explore(&definitions::pivot(), Ledger::clone, 1).play("@4=cancel").unwrap();
+    assert!(matches!(run.end(), Some(End::Compensated { .. })), "{run}");
+    let answered =
+        run.records().any(|record| matches!(record, Record::Received { answer: Answer::Accepted, .. }));
+    assert!(answered && run.ledger.calls("capture", Effect::Action) == 0, "{run}");
 }
 
 #[test]
