@@ -213,7 +213,8 @@ impl Kafka {
 
     fn format(&self) {
         std::fs::write(self.properties(), self.render()).expect("the server's directory can be written");
-        let cluster = BASE64_URL_SAFE_NO_PAD.encode(Uuid::new_v4().as_bytes());
+        // Of version 7, because it begins with the time: one that began with a dash would pass for an option.
+        let cluster = BASE64_URL_SAFE_NO_PAD.encode(Uuid::now_v7().as_bytes());
         let mut format = java(SMALL, "kafka.tools.StorageTool");
         format.args(["format", "-t", &cluster, "-c"]).arg(self.properties()).stdin(Stdio::null());
         if let Some((_, guard)) = self.ports.guarded {
