@@ -18,7 +18,7 @@
 //! meanwhile waits and shares the next commit.
 //!
 //! The **batcher** gathers the commits of all drivers. There is no timer: while fewer batches are in flight
-//! than the store can use side by side (four on Postgres, one on SQLite), whatever waits is sent at once; what
+//! than the store can use side by side (two on Postgres, one on SQLite), whatever waits is sent at once; what
 //! arrives meanwhile forms the next batch. At low load a batch is one commit, at high load hundreds.
 //!
 //! # The life of a worker

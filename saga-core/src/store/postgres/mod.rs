@@ -72,7 +72,7 @@ use connections::{Connections, PATIENCE};
 use error::unreachable;
 pub use transaction::PgTransaction;
 
-/// Four batches of commits, four of starts, a claim, and one to spare.
+/// Two batches of commits, two of starts, a claim, one to spare, and as many for clients' starts.
 const WRITERS: u32 = 10;
 /// Renewals and fences, which must never wait behind batches.
 const KEEPERS: u32 = 2;
@@ -294,6 +294,12 @@ impl Store for PostgresStore {
     async fn post(&self, mail: &[Mail]) -> Result<Vec<Posted>> {
         let (db, mail) = (self.db.clone(), mail.to_vec());
         to_its_end(async move { mail::post(&db, &mail).await }).await
+    }
+
+    /// The server's work on a batch is what bounds the rate: one batch is prepared while the other is written, and
+    /// more of them, each smaller, cost the server more than they hide.
+    fn lanes(&self) -> usize {
+        2
     }
 
     fn lender(self: Arc<Self>) -> Option<Lender> {
