@@ -6,6 +6,7 @@ use outbox::sqlx::{self, SqlitePool};
 use outbox::uuid::Uuid;
 use outbox_relay::sink::Failure;
 use outbox_relay::sink::memory::{Fault, MemorySink};
+use outbox_relay::source::{Decision, Source as _};
 use outbox_relay::stats::Stats;
 use outbox_relay::tokio_util::sync::CancellationToken;
 use outbox_relay::{Relay, RelaySettings, SqliteSource};
@@ -187,6 +188,53 @@ async fn a_poison_event_parks_its_key_durably_and_no_other() {
     assert_eq!(shop.broker.ids(TOPIC), [other, poison, behind, later, newest]);
 }
 
+/// What was set aside is durable before the mark behind it is, so a relay that crashed in between reads it again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operators_release_outlives_a_crash_before_the_mark() {
+    let shop = Shop::open().await;
+    shop.broker.fail([Fault::Fails(Failure::Rejected("too large".into())), Fault::Silence]);
+    let poison = shop.place("a").await;
+    let unanswered = shop.place("b").await;
+    let relay = shop.relay(quick()).await;
+    shop.until_rows("outbox_parked", 1).await;
+    shop.until_published(1).await;
+    relay.kill().await;
+    assert_eq!(shop.rows("outbox_event").await, 2, "no mark was passed");
+
+    let source = SqliteSource::open(shop.directory.path().join("shop.db")).await.expect("opens");
+    assert_eq!(source.decide(None, Decision::Release).await.expect("releases"), 1);
+    let relay = shop.relay(quick()).await;
+    shop.until_rows("outbox_event", 0).await;
+    shop.until_rows("outbox_parked", 0).await;
+    relay.stop().await;
+    assert_eq!(shop.broker.ids(TOPIC), [unanswered, poison]);
+}
+
+/// Also those of its key that no page had room for: else the key would be tried again for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_fails_again_waits_for_the_next_decision() {
+    let shop = Shop::open().await;
+    let rejected = || Fault::Fails(Failure::Rejected("too large".into()));
+    shop.broker.fail([rejected(), rejected()]);
+    for _ in 0..5 {
+        shop.place("a").await;
+    }
+    let relay = shop.relay(RelaySettings { page_events: 2, ..quick() }).await;
+    shop.until_rows("outbox_parked", 5).await;
+    let source = SqliteSource::open(shop.directory.path().join("shop.db")).await.expect("opens");
+    source.decide(None, Decision::Release).await.expect("releases");
+    eventually("none is released", async || {
+        source.list_parked(9).await.expect("lists").iter().all(|parked| !parked.released)
+    })
+    .await;
+    assert_eq!(shop.rows("outbox_parked").await, 5);
+    assert!(shop.broker.ids(TOPIC).is_empty());
+    source.decide(None, Decision::Release).await.expect("releases");
+    shop.until_published(5).await;
+    shop.until_rows("outbox_parked", 0).await;
+    relay.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dropped_key_flows_again() {
     let shop = Shop::open().await;
@@ -264,7 +312,7 @@ async fn a_standby_takes_over_when_the_leader_leaves() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_relay_whose_epoch_has_passed_acknowledges_nothing() {
-    use outbox_relay::source::{Ack, Source as _};
+    use outbox_relay::source::Ack;
     let shop = Shop::open().await;
     shop.place("a").await;
     let path = shop.directory.path().join("shop.db");

@@ -1,7 +1,7 @@
 //! A relay in this process, into a broker in memory.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use outbox_relay::source::Source;
 use outbox_relay::stats::Stats;
@@ -24,9 +24,11 @@ impl Running {
         Self { stats, task: tokio::spawn(relay.run(stop.clone())), stop }
     }
 
-    /// Waits until it is so, and fails if the relay ends meanwhile.
+    /// Waits until it is so, and fails if the relay ends meanwhile, or after two minutes.
     pub(super) async fn until(&self, mut holds: impl AsyncFnMut(&Stats) -> bool) {
+        let begin = Instant::now();
         while !holds(&self.stats).await {
+            assert!(begin.elapsed() < Duration::from_secs(120), "waited in vain: {:?}", self.stats);
             assert!(!self.task.is_finished(), "the relay has ended");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

@@ -16,7 +16,7 @@ use crate::source::{Ack, Source};
 use crate::stats::Stats;
 use crate::tail::Tails;
 use crate::telemetry::Pages;
-use crate::window::{Ticket, Window};
+use crate::window::{Frontier, Ticket, Window};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
@@ -40,7 +40,7 @@ pub(super) struct Pump<'a> {
     pub(super) window: Window,
     pub(super) tails: Tails,
     pub(super) spans: Pages,
-    /// Events found in the topics, not read from the source yet.
+    /// Events found in the topics, not read from the source yet; also released ones, which may be read again.
     pub(super) found: HashSet<Uuid>,
     pub(super) parked: HashSet<Key>,
     /// When to send again what failed.
@@ -210,6 +210,10 @@ impl<'a> Pump<'a> {
             }
             self.stats.published.add(1);
             self.stats.lag_ms.set_i64(now - event.created_at);
+            if self.window.is_released(ticket) {
+                // If a predecessor set it aside and passed no mark behind it, it will be read again.
+                self.found.insert(event.id);
+            }
         }
         if !self.refused.is_empty() {
             self.refused.remove(&ticket);
@@ -266,7 +270,8 @@ impl<'a> Pump<'a> {
         } else {
             self.tails.safe(self.window.first_unmarked())
         };
-        let ack = Ack { mark: frontier.mark, tail, parks: frontier.parks, released: frontier.released };
+        let Frontier { mark, released, parks, parks_again } = frontier;
+        let ack = Ack { mark, tail, parks, parks_again, released };
         let (source, epoch) = (self.source.clone(), self.lead.epoch);
         self.acknowledging = Some(tokio::spawn(async move { source.acknowledge(epoch, &ack).await }));
         self.acknowledged_at = Instant::now();

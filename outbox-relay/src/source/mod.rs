@@ -23,8 +23,11 @@ pub struct Ack {
     pub mark: Option<Mark>,
     /// From where on the topics may hold events that are not acknowledged here.
     pub tail: Tail,
-    /// Events set aside.
+    /// Events set aside. A row that is there already stays as it is: the event was read again after a restart,
+    /// and an operator may have decided about it since.
     pub parks: Vec<Park>,
+    /// Released rows that are set aside again, each with all of its key.
+    pub parks_again: Vec<Park>,
     /// Parked rows, by number, whose events have been published.
     pub released: Vec<i64>,
 }

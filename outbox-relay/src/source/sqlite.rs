@@ -229,7 +229,7 @@ impl Source for SqliteSource {
             sqlx::query(
                 "INSERT INTO outbox_parked (outbox, seq, id, aggregatetype, aggregateid, reason) \
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
-                 ON CONFLICT (outbox, seq) DO UPDATE SET released = 0, reason = excluded.reason",
+                 ON CONFLICT (outbox, seq) DO NOTHING",
             )
             .bind(OUTBOX)
             .bind(park.seq)
@@ -237,6 +237,19 @@ impl Source for SqliteSource {
             .bind(&park.key.aggregate_type)
             .bind(&park.key.aggregate_id)
             .bind(&park.reason)
+            .execute(&mut *tx)
+            .await?;
+        }
+        for park in &ack.parks_again {
+            sqlx::query(
+                "UPDATE outbox_parked SET released = 0, reason = iif(seq = ?2, ?3, reason) \
+                 WHERE outbox = ?1 AND aggregatetype = ?4 AND aggregateid = ?5",
+            )
+            .bind(OUTBOX)
+            .bind(park.seq)
+            .bind(&park.reason)
+            .bind(&park.key.aggregate_type)
+            .bind(&park.key.aggregate_id)
             .execute(&mut *tx)
             .await?;
         }

@@ -12,19 +12,24 @@ pub(crate) struct Frontier {
     pub(crate) released: Vec<i64>,
     /// Events to be set aside. Some may lie beyond the frontier; none of those passed is missing.
     pub(crate) parks: Vec<Park>,
+    /// Released rows that are set aside again.
+    pub(crate) parks_again: Vec<Park>,
 }
 
 impl Frontier {
     pub(crate) fn is_empty(&self) -> bool {
-        self.mark.is_none() && self.released.is_empty() && self.parks.is_empty()
+        self.mark.is_none()
+            && self.released.is_empty()
+            && self.parks.is_empty()
+            && self.parks_again.is_empty()
     }
 }
 
 impl Window {
     /// Moves the frontier over what is done, and answers what that makes true.
     pub(crate) fn advance(&mut self) -> Frontier {
-        let mut frontier = Frontier { parks: std::mem::take(&mut self.parks), ..Frontier::default() };
-        let parked_again: Vec<i64> = frontier.parks.iter().map(|park| park.seq).collect();
+        let (parks, parks_again) = (std::mem::take(&mut self.parks), std::mem::take(&mut self.parks_again));
+        let mut frontier = Frontier { parks, parks_again, ..Frontier::default() };
         while self.entries.front().is_some_and(|entry| entry.event.is_none()) {
             let entry = self.entries.pop_front().expect("there is a front");
             self.first += 1;
@@ -36,7 +41,7 @@ impl Window {
                 }
                 Origin::Released(seq) => {
                     self.released -= 1;
-                    if !parked_again.contains(&seq) {
+                    if !frontier.parks_again.iter().any(|park| park.seq == seq) {
                         frontier.released.push(seq);
                     }
                 }
@@ -47,12 +52,12 @@ impl Window {
 
     /// Whether [`Window::advance`] would answer anything.
     pub(crate) fn can_advance(&self) -> bool {
-        !self.parks.is_empty() || self.entries.front().is_some_and(|entry| entry.event.is_none())
+        self.has_parks() || self.entries.front().is_some_and(|entry| entry.event.is_none())
     }
 
     /// Whether events were set aside since the last [`Window::advance`].
     pub(crate) fn has_parks(&self) -> bool {
-        !self.parks.is_empty()
+        !self.parks.is_empty() || !self.parks_again.is_empty()
     }
 
     /// Whether released events are still on their way.

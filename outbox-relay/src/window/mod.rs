@@ -27,6 +27,7 @@ mod frontier;
 mod tests;
 
 use crate::event::{Event, Mark, Park};
+pub(crate) use frontier::Frontier;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
@@ -63,7 +64,10 @@ pub(crate) struct Window {
     lines: HashMap<u64, Line, BuildHasherDefault<Already>>,
     bytes: usize,
     undone: usize,
+    /// Set aside since the last advance.
     parks: Vec<Park>,
+    /// The same, of rows that had been released.
+    parks_again: Vec<Park>,
     /// The ticket after the last mark that the frontier has passed.
     marked: Ticket,
     /// Entries that were parked and released.
@@ -109,7 +113,7 @@ impl Window {
     /// Takes in an event that is parked at once: it cannot be published, or its key is parked.
     pub(crate) fn admit_parked(&mut self, event: Event, origin: Origin, reason: String) {
         self.admit_done(origin);
-        self.parks.push(park(Box::new(event), reason));
+        self.set_aside(origin, park(Box::new(event), reason));
     }
 
     /// The broker has it. Answers the next event of its key, to be sent now.
@@ -161,8 +165,13 @@ impl Window {
 
     /// The event, until it is done.
     pub(crate) fn event(&self, ticket: Ticket) -> Option<&Event> {
-        let index = usize::try_from(ticket.checked_sub(self.first)?).ok()?;
-        self.entries.get(index)?.event.as_deref()
+        self.entry(ticket)?.event.as_deref()
+    }
+
+    /// Whether it was parked before.
+    pub(crate) fn is_released(&self, ticket: Ticket) -> bool {
+        self.released > 0
+            && self.entry(ticket).is_some_and(|entry| matches!(entry.origin, Origin::Released(_)))
     }
 
     /// Everything before this ticket is done.
@@ -197,9 +206,20 @@ impl Window {
     fn park(&mut self, ticket: Ticket, reason: String) {
         let entry = self.entry_mut(ticket).expect("the caller found it");
         let event = entry.event.take().expect("what is in a line is not done");
-        self.bytes -= self.entries[(ticket - self.first) as usize].bytes;
+        let (origin, bytes) = (entry.origin, entry.bytes);
+        self.bytes -= bytes;
         self.undone -= 1;
-        self.parks.push(park(event, reason));
+        self.set_aside(origin, park(event, reason));
+    }
+
+    fn set_aside(&mut self, origin: Origin, park: Park) {
+        let known = matches!(origin, Origin::Released(_));
+        if known { &mut self.parks_again } else { &mut self.parks }.push(park);
+    }
+
+    fn entry(&self, ticket: Ticket) -> Option<&Entry> {
+        let index = usize::try_from(ticket.checked_sub(self.first)?).ok()?;
+        self.entries.get(index)
     }
 
     fn entry_mut(&mut self, ticket: Ticket) -> Option<&mut Entry> {

@@ -63,7 +63,8 @@ fn a_released_event_is_removed_when_published_and_kept_when_refused_again() {
     let second = window.acknowledged(first).expect("may be sent");
     window.rejected(second, "still too large");
     let frontier = window.advance();
-    assert_eq!((frontier.released, frontier.parks.len(), frontier.mark), (vec![1], 1, None));
+    let again: Vec<i64> = frontier.parks_again.iter().map(|park| park.seq).collect();
+    assert_eq!((frontier.released, again, frontier.parks, frontier.mark), (vec![1], vec![2], vec![], None));
     assert!(!window.has_released());
 }
 

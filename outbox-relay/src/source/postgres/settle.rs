@@ -16,7 +16,7 @@ const SWEEP_ROWS: u64 = 5_000;
 
 /// One statement, unless something is set aside or was released.
 pub(super) async fn acknowledge(source: &PostgresSource, epoch: i64, ack: &Ack) -> Result<()> {
-    if ack.parks.is_empty() && ack.released.is_empty() {
+    if ack.parks.is_empty() && ack.parks_again.is_empty() && ack.released.is_empty() {
         let mut connection = source.pool.acquire().await?;
         let lsn = move_cursor(source, &mut connection, epoch, ack).await?;
         source.acknowledged_lsn.fetch_max(lsn, Ordering::Relaxed);
@@ -30,20 +30,49 @@ pub(super) async fn acknowledge(source: &PostgresSource, epoch: i64, ack: &Ack) 
     }
     let lsn = move_cursor(source, &mut tx, epoch, ack).await?;
     park(source, &mut tx, &ack.parks).await?;
-    sqlx::query("DELETE FROM outbox.parked WHERE outbox = $1 AND seq = ANY ($2)")
-        .bind(&source.table.name)
-        .bind(&ack.released)
-        .execute(&mut *tx)
-        .await?;
+    park_again(source, &mut tx, &ack.parks_again).await?;
+    if !ack.released.is_empty() {
+        sqlx::query("DELETE FROM outbox.parked WHERE outbox = $1 AND seq = ANY ($2)")
+            .bind(&source.table.name)
+            .bind(&ack.released)
+            .execute(&mut *tx)
+            .await?;
+    }
     tx.commit().await?;
     source.acknowledged_lsn.fetch_max(lsn, Ordering::Relaxed);
     Ok(())
 }
 
+fn column<'a, T>(parks: &'a [Park], of: impl Fn(&'a Park) -> T) -> Vec<T> {
+    parks.iter().map(of).collect()
+}
+
+/// Takes the release back from rows that failed again, and from all of their keys.
+async fn park_again(source: &PostgresSource, tx: &mut PgConnection, parks: &[Park]) -> Result<()> {
+    if parks.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "WITH again AS (SELECT * FROM unnest($2::bigint[], $3::text[], $4::text[], $5::text[]) \
+             AS a (seq, aggregatetype, aggregateid, reason)) \
+         UPDATE outbox.parked AS p SET released = false, \
+             reason = coalesce((SELECT reason FROM again WHERE again.seq = p.seq), p.reason) \
+         WHERE outbox = $1 AND (aggregatetype, aggregateid) IN (SELECT aggregatetype, aggregateid FROM again)",
+    )
+    .bind(&source.table.name)
+    .bind(column(parks, |park| park.seq))
+    .bind(column(parks, |park| park.key.aggregate_type.as_str()))
+    .bind(column(parks, |park| park.key.aggregate_id.as_str()))
+    .bind(column(parks, |park| park.reason.as_str()))
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
 /// Sets events aside; whole ones, if their rows cannot be found again.
 async fn park(source: &PostgresSource, tx: &mut PgConnection, parks: &[Park]) -> Result<()> {
-    fn column<'a, T>(parks: &'a [Park], of: impl Fn(&'a Park) -> T) -> Vec<T> {
-        parks.iter().map(of).collect()
+    if parks.is_empty() {
+        return Ok(());
     }
     let whole = !source.statements().await?.polls;
     sqlx::query(
@@ -54,7 +83,7 @@ async fn park(source: &PostgresSource, tx: &mut PgConnection, parks: &[Park]) ->
          FROM unnest($2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bytea[], \
                  $9::text[], $10::text[], $11::bigint[], $12::bigint[]) \
              AS p (seq, id, aggregatetype, aggregateid, reason, type, payload, headers, trace, key_seq, created_at) \
-         ON CONFLICT (outbox, seq) DO UPDATE SET released = false, reason = excluded.reason",
+         ON CONFLICT (outbox, seq) DO NOTHING",
     )
     .bind(&source.table.name)
     .bind(column(parks, |park| park.seq))
