@@ -165,6 +165,8 @@ pub struct Ticket {
     pub(crate) direction: Direction,
     pub(crate) row: Row,
     pub(crate) lease: Duration,
+    /// The number of the transaction that holds the key, where a lock of its says so and no row.
+    pub(crate) transaction: Option<Box<str>>,
 }
 
 impl Ticket {
@@ -395,7 +397,7 @@ fn undo(row: &Row, request: &ClaimRequest) -> Decision {
 }
 
 fn ticket(request: &ClaimRequest, row: Row) -> Ticket {
-    Ticket { id: request.id, direction: request.direction, row, lease: request.lease }
+    Ticket { id: request.id, direction: request.direction, row, lease: request.lease, transaction: None }
 }
 
 fn write(row: Row, lease: Option<Duration>, keep: Option<Duration>, fresh: bool, then: Claim) -> Decision {

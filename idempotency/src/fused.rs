@@ -2,15 +2,15 @@
 //!
 //! # States
 //!
-//! There are two: nothing, and done. The claim is a row inserted in the transaction that also holds the
-//! handler's writes; until it commits nobody sees it, and nobody else can insert it. If the process dies, the
-//! database rolls all of it back and the key is free again, at once. So there is no lease, no clock, no
-//! fencing and no doubt, and no commit beyond the one that the business rows need.
+//! There are two: nothing, and done. The claim belongs to the transaction that also holds the handler's writes, and
+//! ends with it (on Postgres a lock, on SQLite a row). If the process dies, the database rolls all of it back and
+//! the key is free again, at once. So there is no lease, no clock, no fencing and no doubt, and no commit beyond the
+//! one that the business rows need.
 //!
 //! # What a duplicate meets
 //!
 //! In the same process it waits in memory, so that duplicates do not drain the pool. In another one it waits
-//! on the unique index, at most as long as [`wait`](crate::IdempotencyLayer::wait) says, and then sees the first
+//! for the key's lock, at most as long as [`wait`](crate::IdempotencyLayer::wait) says, and then sees the first
 //! one's answer, or gets 409.
 //!
 //! # What a handler may do
@@ -21,7 +21,7 @@
 //! | the answer | the handler's rows | the key |
 //! |---|---|---|
 //! | took effect (2xx, 3xx) | committed | keeps the answer |
-//! | refused for good (402, 409, …) | rolled back to the savepoint | keeps the answer |
+//! | refused for good (402, 409, …) | rolled back | keeps the answer |
 //! | turned away, failed, panicked | rolled back | free |
 //!
 //! Only then is the answer sent. A guard that outlives its handler is a mistake in the program: all is rolled
@@ -94,6 +94,32 @@ pub trait FusedStore: Store + Clone {
         request: &ClaimRequest,
         wait: Duration,
     ) -> impl Future<Output = Result<Claim, StoreError>> + Send;
+
+    /// Whether [`Self::claim_alone`] sets a savepoint.
+    #[doc(hidden)]
+    const SAVEPOINT: bool = true;
+
+    /// As [`Self::claim_in`], for a transaction that holds nothing else and can be begun anew: where a savepoint costs
+    /// a round trip, without one.
+    #[doc(hidden)]
+    fn claim_alone(
+        &self,
+        connection: &mut <Self::Db as Database>::Connection,
+        request: &ClaimRequest,
+        wait: Duration,
+    ) -> impl Future<Output = Result<Claim, StoreError>> + Send {
+        self.claim_in(connection, request, wait)
+    }
+
+    /// Whether the transaction is the one that claimed; if it is not, the key is in doubt from now on.
+    #[doc(hidden)]
+    fn still_holds(
+        &self,
+        _connection: &mut <Self::Db as Database>::Connection,
+        _ticket: &Ticket,
+    ) -> impl Future<Output = Result<(), CompleteError>> + Send {
+        std::future::ready(Ok(()))
+    }
 
     /// Writes the outcome within the caller's transaction. The caller commits.
     ///

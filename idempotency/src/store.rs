@@ -165,7 +165,7 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
             let put = Put { row: row.clone(), lease: Some(lease), keep: None, fresh: false };
             let swap = self.swap(id, &Expected::exactly(&dated), &Change::Put(put)).await?;
             if matches!(swap, Swap::Done) {
-                return Ok(Some(Ticket { id: *id, direction, row, lease }));
+                return Ok(Some(Ticket { id: *id, direction, row, lease, transaction: None }));
             }
         }
     }

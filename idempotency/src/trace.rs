@@ -14,7 +14,7 @@ pub(crate) fn traced<W: Future>(
     use std::sync::OnceLock;
 
     use opentelemetry::global::{self, BoxedTracer};
-    use opentelemetry::trace::{FutureExt, TraceContextExt, Tracer, get_active_span};
+    use opentelemetry::trace::{FutureExt, Span as _, TraceContextExt, Tracer, get_active_span};
     use opentelemetry::{Context, KeyValue};
 
     // Looked up once: a provider that is installed before the first request is the one that traces.
@@ -25,12 +25,12 @@ pub(crate) fn traced<W: Future>(
         Direction::Compensation => "compensation",
         Direction::Settle => "settle",
     };
-    let span = tracer.span_builder("idempotency").with_attributes([
-        KeyValue::new("idempotency.key", format!("{id:?}")),
-        KeyValue::new("idempotency.direction", direction),
-    ]);
     let parent = Context::current();
-    let span = tracer.build_with_context(span, &parent);
+    let mut span = tracer.start_with_context("idempotency", &parent);
+    if span.is_recording() {
+        span.set_attribute(KeyValue::new("idempotency.key", format!("{id:?}")));
+        span.set_attribute(KeyValue::new("idempotency.direction", direction));
+    }
     let work = async move {
         let output = work.await;
         // A task that the handler has left behind may hold on to the context.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use idempotency::fused::{FusedStore, PgTx};
 use idempotency::{IdempotencyLayer, PostgresStore, Secret, sqlx};
 use sqlx::postgres::{PgPool, PgPoolOptions};
@@ -20,19 +20,46 @@ async fn business(connection: &mut sqlx::PgConnection, statements: usize) {
     }
 }
 
-/// What a careful team writes by hand: claim, savepoint, business, answer, commit.
-async fn by_hand(pool: PgPool, statements: usize) {
-    let id: [u8; 32] = rand::random();
+/// What a careful team writes by hand into its HTTP handler: the key's id, a fingerprint, claim, savepoint, business,
+/// answer, commit.
+async fn by_hand(pool: PgPool, statements: usize, request: Request<Full<Bytes>>) -> Response<Full<Bytes>> {
+    let (parts, body) = request.into_parts();
+    let key = parts.headers["idempotency-key"].to_str().expect("a key of letters and digits");
+    let id = *blake3::hash(key.as_bytes()).as_bytes();
+    let body = body.collect().await.expect("a whole body").to_bytes();
+    let print = [parts.method.as_str().as_bytes(), parts.uri.path().as_bytes(), &body];
+    let print = print.into_iter().fold(blake3::Hasher::new(), |mut hasher, part| {
+        hasher.update(part);
+        hasher
+    });
     let mut tx = pool.begin().await.expect("the server answers");
     let claim = "INSERT INTO by_hand (id, print, created_at) VALUES ($1, $2, now()) ON CONFLICT DO NOTHING";
-    let claim = sqlx::query(claim).bind(id.to_vec()).bind(vec![7_u8; 49]).execute(&mut *tx).await;
+    let claim = sqlx::query(claim)
+        .bind(id.to_vec())
+        .bind(print.finalize().as_bytes().to_vec())
+        .execute(&mut *tx)
+        .await;
     assert_eq!(claim.expect("the server answers").rows_affected(), 1);
     sqlx::raw_sql("SAVEPOINT by_hand").execute(&mut *tx).await.expect("the server answers");
     business(&mut tx, statements).await;
     let answer =
         sqlx::query("UPDATE by_hand SET answer = $2, expires_at = now() + interval '1 day' WHERE id = $1");
-    answer.bind(id.to_vec()).bind(vec![b'x'; 512]).execute(&mut *tx).await.expect("the server answers");
+    let response = answer_of_the_business();
+    let kept = response.body().clone().collect().await.expect("a whole body").to_bytes();
+    answer.bind(id.to_vec()).bind(&kept[..]).execute(&mut *tx).await.expect("the server answers");
     tx.commit().await.expect("the server answers");
+    response
+}
+
+fn answer_of_the_business() -> Response<Full<Bytes>> {
+    let answer = Response::builder().status(StatusCode::CREATED).body(Full::from(vec![b'x'; 512]));
+    answer.expect("a valid answer")
+}
+
+fn request() -> Request<Full<Bytes>> {
+    let key: u128 = rand::random();
+    let request = Request::post("/charges").header("idempotency-key", format!("\"{key:032x}\""));
+    request.body(Full::new(Bytes::from_static(b"{}"))).expect("a valid request")
 }
 
 pub(crate) async fn postgres(url: &str) -> Outcome {
@@ -46,15 +73,13 @@ pub(crate) async fn postgres(url: &str) -> Outcome {
     ] {
         sqlx::query(table).execute(&pool).await?;
     }
-    let store = PostgresStore::new(pool.clone()).await?;
+    let store = PostgresStore::connect(url).await?;
     let layer = IdempotencyLayer::fused(store.clone(), Secret::new([1; 32])).global_keys();
     for statements in [1_usize, 10] {
         let handler = tower::service_fn(move |mut request: Request<idempotency::layer::Body>| async move {
             let mut tx = PgTx::take(&mut request).expect("the layer lends a transaction");
             business(&mut tx, statements).await;
-            let answer =
-                Response::builder().status(StatusCode::CREATED).body(Full::<Bytes>::from(vec![b'x'; 512]));
-            Ok::<_, std::convert::Infallible>(answer.expect("a valid answer"))
+            Ok::<_, std::convert::Infallible>(answer_of_the_business())
         });
         let service = tower::Layer::layer(&layer, handler);
         for tasks in [1, 16] {
@@ -62,17 +87,19 @@ pub(crate) async fn postgres(url: &str) -> Outcome {
             let fused = move || {
                 let service = ours.clone();
                 async move {
-                    let key: u128 = rand::random();
-                    let request =
-                        Request::post("/charges").header("idempotency-key", format!("\"{key:032x}\""));
-                    let request =
-                        request.body(Full::new(Bytes::from_static(b"{}"))).expect("a valid request");
-                    let response = service.oneshot(request).await.expect("it cannot fail");
+                    let response = service.oneshot(request()).await.expect("it cannot fail");
                     assert_eq!(response.status(), StatusCode::CREATED);
                 }
             };
             let what = format!("postgres, fused, {statements} business statement(s)");
-            let limit = ("the same by hand", move || by_hand(limit.clone(), statements));
+            let by_hand = move || {
+                let pool = limit.clone();
+                async move {
+                    let response = by_hand(pool, statements, request()).await;
+                    assert_eq!(response.status(), StatusCode::CREATED);
+                }
+            };
+            let limit = ("the same by hand", by_hand);
             compare(&what, tasks, limit, ("the layer", fused)).await;
         }
     }

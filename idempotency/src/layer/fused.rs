@@ -124,7 +124,7 @@ impl<F: FusedStore> Run<'_, F> {
         }
         let mut transaction = self.store.begin().await?;
         let wait = until.saturating_duration_since(Instant::now());
-        let claim = self.store.claim_in(&mut transaction, &request, wait).await?;
+        let claim = self.store.claim_alone(&mut transaction, &request, wait).await?;
         match claim {
             Claim::Acquired(ticket) => Ok(Begun::Acquired(transaction, ticket)),
             Claim::Ruled(_) => {
@@ -213,7 +213,12 @@ impl<F: FusedStore> Run<'_, F> {
         let tombstone = !matches!(content, Content::Kept(_));
         let answer = replay::answer(&parts, content, trailers.as_ref(), &self.settings.kept_headers);
         let answer = self.settings.seal.close(answer.encode(), self.job.place(ticket.direction()));
-        match self.commit(transaction, ticket, verdict, answer).await {
+        let committed = if verdict == Verdict::Rejected && !F::SAVEPOINT {
+            self.refuse(transaction, ticket, answer).await
+        } else {
+            self.commit(transaction, ticket, verdict, answer).await
+        };
+        match committed {
             Commit::Done => {
                 metrics::count(if tombstone { Outcome::Tombstoned } else { Outcome::Executed });
                 Ok(mark(Response::from_parts(parts, body), Status::Kept))
@@ -221,6 +226,33 @@ impl<F: FusedStore> Run<'_, F> {
             Commit::Answer(claim) => Ok(answered(self.settings, self.job, claim, false)),
             Commit::Refused => Ok(self.failed(Status::NotApplied)),
             Commit::Unknown => Ok(self.failed(Status::Unknown)),
+        }
+    }
+
+    /// Keeps a refusal, once what the handler did is undone. The key was free for a moment: who has claimed it since
+    /// decides, and its answer is everybody's.
+    async fn refuse(
+        &self,
+        mut transaction: Transaction<'static, F::Db>,
+        ticket: &Ticket,
+        answer: bytes::Bytes,
+    ) -> Commit {
+        if let Err(error) = self.store.still_holds(&mut transaction, ticket).await {
+            return self.broken(transaction, error).await;
+        }
+        self.roll_back(transaction).await;
+        match self.claim_again().await {
+            Ok((transaction, Claim::Acquired(ticket))) => {
+                self.commit(transaction, &ticket, Verdict::Rejected, answer).await
+            }
+            Ok((transaction, claim)) => {
+                self.roll_back(transaction).await;
+                Commit::Answer(claim)
+            }
+            Err(error) => {
+                tracing::warn!(key = ?self.job.id, %error, "a refusal could not be kept");
+                Commit::Refused
+            }
         }
     }
 
@@ -233,18 +265,8 @@ impl<F: FusedStore> Run<'_, F> {
     ) -> Commit {
         let keep = self.job.keep(self.settings);
         let completed = self.store.complete_in(&mut transaction, ticket, verdict, answer, keep).await;
-        match completed {
-            Ok(()) => {}
-            Err(error @ CompleteError::Refused(_)) => {
-                tracing::error!(key = ?self.job.id, %error, "a handler's transaction is rolled back");
-                self.roll_back(transaction).await;
-                return Commit::Refused;
-            }
-            Err(error @ CompleteError::Ended) => {
-                tracing::error!(key = ?self.job.id, %error, "the key is in doubt");
-                self.roll_back(transaction).await;
-                return Commit::Unknown;
-            }
+        if let Err(error) = completed {
+            return self.broken(transaction, error).await;
         }
         match transaction.commit().await {
             Ok(()) => Commit::Done,
@@ -256,6 +278,20 @@ impl<F: FusedStore> Run<'_, F> {
             Err(error) => {
                 tracing::warn!(key = ?self.job.id, %error, "the answer of a commit was lost; asking for the key");
                 self.confirm().await
+            }
+        }
+    }
+
+    async fn broken(&self, transaction: Transaction<'static, F::Db>, error: CompleteError) -> Commit {
+        self.roll_back(transaction).await;
+        match error {
+            CompleteError::Refused(_) => {
+                tracing::error!(key = ?self.job.id, %error, "a handler's transaction is rolled back");
+                Commit::Refused
+            }
+            CompleteError::Ended => {
+                tracing::error!(key = ?self.job.id, %error, "the key is in doubt");
+                Commit::Unknown
             }
         }
     }
@@ -276,12 +312,18 @@ impl<F: FusedStore> Run<'_, F> {
     }
 
     async fn probe(&self) -> Result<Claim, StoreError> {
+        let (transaction, claim) = self.claim_again().await?;
+        // The probe leaves nothing behind, least of all a claim.
+        self.roll_back(transaction).await;
+        Ok(claim)
+    }
+
+    /// Claims the key anew, in a transaction of its own, with a savepoint.
+    async fn claim_again(&self) -> Result<(Transaction<'static, F::Db>, Claim), StoreError> {
         let request = ClaimRequest { stamp: Stamp::random(), ..self.job.claim(self.settings) };
         let mut transaction = self.store.begin().await?;
         let claim = self.store.claim_in(&mut transaction, &request, Duration::from_secs(2)).await?;
-        // The probe leaves nothing behind, least of all a claim.
-        let _ = transaction.rollback().await;
-        Ok(claim)
+        Ok((transaction, claim))
     }
 
     /// A rollback that fails is done by the database when the connection goes.

@@ -124,7 +124,9 @@ where
     // For the logs of whoever reads them at this level; OpenTelemetry has a span of its own.
     let span = tracing::debug_span!("idempotency", key = ?id, ?direction);
     let running = layer.tasks.token();
-    let work = traced(&id, direction, G::serve(layer, carrier, inner).instrument(span));
+    // In a box at once: what is built around a future moves all of it.
+    let served = Box::pin(G::serve(layer, carrier, inner));
+    let work = traced(&id, direction, served.instrument(span));
     Unstoppable::run(async move {
         let answer = work.await;
         drop(running);

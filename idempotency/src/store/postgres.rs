@@ -35,19 +35,23 @@ const MOST: u32 = 16;
 #[derive(Clone, Debug)]
 pub struct PostgresStore {
     pool: PgPool,
+    /// Lends the transactions of fused calls.
+    transactions: PgPool,
     lines: Lines,
 }
 
 impl PostgresStore {
     /// Connects, brings the schema up to date and checks the server's settings.
     ///
-    /// Opens up to 16 connections for single statements and, where transactions are used, up to 16 in a
-    /// [pool](Self::pool).
+    /// Opens up to 16 connections for single statements, up to 16 for the transactions of fused calls, and one in
+    /// a [pool](Self::pool), of up to 16 where the program uses it.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
         let options = PgPoolOptions::new().max_connections(MOST).acquire_timeout(Duration::from_secs(5));
-        let pool = options.connect(url).await.map_err(unavailable)?;
-        let lines = Lines::own((*pool.connect_options()).clone(), MOST as usize);
-        Ok(Self { lines, ..Self::new(pool).await? })
+        let pool = options.clone().connect(url).await.map_err(unavailable)?;
+        let server = (*pool.connect_options()).clone();
+        // A transaction finds out by its BEGIN whether its connection lives, which spares the question.
+        let transactions = options.test_before_acquire(false).connect_lazy_with(server.clone());
+        Ok(Self { lines: Lines::own(server, MOST as usize), transactions, ..Self::new(pool).await? })
     }
 
     /// Takes a pool, brings the schema up to date and checks the server's settings. Nothing but the pool's
@@ -58,7 +62,7 @@ impl PostgresStore {
     pub async fn new(pool: PgPool) -> Result<Self, StoreError> {
         Self::migrate(&pool).await?;
         Self::check(&pool).await?;
-        Ok(Self { lines: Lines::Pool(pool.clone()), pool })
+        Ok(Self { lines: Lines::Pool(pool.clone()), transactions: pool.clone(), pool })
     }
 
     /// Brings the schema `idempotency` up to date. Safe to call from many processes at once.

@@ -1,27 +1,41 @@
 //! The fused guarantee on Postgres.
 //!
-//! A first call costs two round trips beyond the handler's own: the claim, which travels with its lock timeout
-//! and its savepoint in one simple query, and the answer. `BEGIN` and `COMMIT` are the handler's anyway.
+//! A first call behind the layer costs two round trips beyond the handler's own: the claim, and the answer. `BEGIN` and
+//! `COMMIT` are the handler's anyway. A transaction of the caller's own also pays for a savepoint; the layer does
+//! without, and writes a refusal that is kept in a transaction of its own.
+//!
+//! A claim of a new key writes nothing: it is an advisory lock, which the transaction holds to its end, and the number
+//! of that transaction. The row is written once, with the answer, so that a call leaves no dead row behind. Two things
+//! make up for what an uncommitted row would do by itself. The unique index has the last word, when the answer is
+//! written. And a transaction that a handler ends by hand is found out by its number; then the key is put in doubt.
+//! Only a claim over a row that is there (expired, or of an undone action) writes that row first.
 
-use std::fmt::Write;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row as _, Transaction};
+use sqlx::{PgConnection, Postgres, Row as _, Transaction};
 
-use super::{PostgresStore, bind_expected, bind_put, dated, now, sql, unavailable};
+use super::lines::{PATIENCE, hung_up, silent};
+use super::{MOST, PostgresStore, bind_expected, bind_put, dated, now, sql, unavailable};
 use crate::KeyId;
 use crate::claim::{Claim, ClaimRequest, Decision, Put, Ticket, Verdict, decide};
 use crate::fused::{CompleteError, FusedStore, placeholder};
-use crate::secret::hex;
-use crate::store::{Expected, Held, Store, StoreError};
+use crate::store::{Change, Expected, Held, Store, StoreError};
 use crate::time::{Time, micros};
 
 impl FusedStore for PostgresStore {
     type Db = Postgres;
 
     async fn begin(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
-        self.pool.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED").await.map_err(unavailable)
+        let mut others = MOST;
+        loop {
+            let begins = self.transactions.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED");
+            match tokio::time::timeout(2 * PATIENCE, begins).await.unwrap_or_else(|_| Err(silent())) {
+                // Its server has hung up since it was used last; nothing was begun.
+                Err(error) if others > 0 && hung_up(&error) => others -= 1,
+                begun => return begun.map_err(unavailable),
+            }
+        }
     }
 
     /// One round trip in place of the four of a transaction that finds the answer; a first request would pay it
@@ -43,21 +57,44 @@ impl FusedStore for PostgresStore {
         request: &ClaimRequest,
         wait: Duration,
     ) -> Result<Claim, StoreError> {
-        let Decision::Write { put, then } = decide(None, request, Time(0)) else {
-            unreachable!("the first claim of a key always writes")
-        };
-        let claim = first(&request.id, &placeholder(*put), wait);
-        match sqlx::raw_sql(AssertSqlSafe(claim)).execute(&mut *connection).await {
-            Ok(done) if done.rows_affected() == 1 => return Ok(*then),
-            Ok(_) => {}
-            Err(error) => return waited(error, request, wait),
+        let claim = self.claim_alone(connection, request, wait).await?;
+        if let Claim::Acquired(_) = claim {
+            sqlx::raw_sql("SAVEPOINT idempotency").execute(connection).await.map_err(unavailable)?;
         }
-        // Somebody has committed a row. It is visible to this new statement, unless it is gone again.
-        let row = sqlx::query(sql::READ).bind(request.id.0.to_vec()).fetch_one(&mut *connection).await;
-        let row = row.map_err(unavailable)?;
-        match decide(dated(&row)?.as_ref(), request, now(&row)?) {
-            Decision::Answer(claim) => Ok(claim),
-            Decision::Write { .. } => next(connection, request, wait).await,
+        Ok(claim)
+    }
+
+    const SAVEPOINT: bool = false;
+
+    async fn claim_alone(
+        &self,
+        connection: &mut PgConnection,
+        request: &ClaimRequest,
+        wait: Duration,
+    ) -> Result<Claim, StoreError> {
+        loop {
+            if let Some(claim) = first(connection, request).await? {
+                return Ok(claim);
+            }
+            // Somebody has committed a row, which is visible to this new statement unless it is gone again; or
+            // somebody's claim is not committed yet.
+            let row = sqlx::query(sql::READ).bind(request.id.0.to_vec()).fetch_one(&mut *connection).await;
+            let row = row.map_err(unavailable)?;
+            let stored = dated(&row)?;
+            let decision = match &stored {
+                Some(stored) => decide(Some(stored), request, now(&row)?),
+                None => match waits_for(connection, request, wait).await? {
+                    Some(claim) => return Ok(claim),
+                    None => continue,
+                },
+            };
+            let claim = match decision {
+                Decision::Answer(claim) => Some(claim),
+                Decision::Write { .. } => over(connection, request, wait).await?,
+            };
+            if let Some(claim) = claim {
+                return Ok(claim);
+            }
         }
     }
 
@@ -71,30 +108,59 @@ impl FusedStore for PostgresStore {
     ) -> Result<(), CompleteError> {
         let refused = |error| CompleteError::Refused(unavailable(error));
         if verdict == Verdict::Rejected {
-            sqlx::raw_sql("ROLLBACK TO SAVEPOINT idempotency").execute(&mut *connection).await.map_err(
+            let back = sqlx::raw_sql("ROLLBACK TO SAVEPOINT idempotency").execute(&mut *connection).await;
+            if let Err(error) = back {
                 // The savepoint is gone only if the transaction is.
-                |error| {
-                    if code(&error) == "3B001" || code(&error) == "25P01" {
-                        CompleteError::Ended
-                    } else {
-                        refused(error)
-                    }
-                },
-            )?;
+                let gone = matches!(&*code(&error), "3B001" | "25P01");
+                return Err(if gone { self.ended(ticket).await } else { refused(error) });
+            }
         }
         let row = ticket.completed(verdict, answer);
-        let query = sqlx::query(sql::SETTLE)
+        let Some(transaction) = &ticket.transaction else {
+            let query = sqlx::query(sql::SETTLE)
+                .bind(&ticket.id.0[..])
+                .bind(row.action.code())
+                .bind(row.undo.code())
+                .bind(row.refused)
+                .bind(row.action_answer.as_deref())
+                .bind(row.undo_answer.as_deref())
+                .bind(micros(keep))
+                .bind(&ticket.row.stamp.0[..]);
+            return match query.execute(&mut *connection).await.map_err(refused)?.rows_affected() {
+                1 => Ok(()),
+                _ => Err(CompleteError::Ended),
+            };
+        };
+        let query = sqlx::query(sql::SETTLE_CLAIM)
             .bind(&ticket.id.0[..])
             .bind(row.action.code())
             .bind(row.undo.code())
             .bind(row.refused)
+            .bind(&row.stamp.0[..])
+            .bind(i64::try_from(row.fence).unwrap_or(i64::MAX))
+            .bind(row.action_print.as_ref().map(|print| &print.as_bytes()[..]))
+            .bind(row.undo_print.as_ref().map(|print| &print.as_bytes()[..]))
             .bind(row.action_answer.as_deref())
             .bind(row.undo_answer.as_deref())
             .bind(micros(keep))
-            .bind(&ticket.row.stamp.0[..]);
-        match query.execute(&mut *connection).await.map_err(refused)?.rows_affected() {
-            1 => Ok(()),
-            _ => Err(CompleteError::Ended),
+            .bind(&**transaction);
+        if query.execute(&mut *connection).await.map_err(refused)?.rows_affected() == 1 {
+            return Ok(());
+        }
+        self.still_holds(connection, ticket).await?;
+        let met = "another outcome was written under its key meanwhile, by a claim of another kind";
+        Err(CompleteError::Refused(StoreError::unavailable("postgres", met)))
+    }
+
+    async fn still_holds(&self, connection: &mut PgConnection, ticket: &Ticket) -> Result<(), CompleteError> {
+        let Some(transaction) = ticket.transaction.as_deref() else { return Ok(()) };
+        let now: Result<Option<String>, _> = sqlx::query_scalar(sql::TRANSACTION).fetch_one(connection).await;
+        match now {
+            Ok(now) if now.as_deref() == Some(transaction) => Ok(()),
+            // It has failed, and whatever it wrote fails with it.
+            Err(error) if code(&error) == "25P02" => Ok(()),
+            Ok(_) => Err(self.ended(ticket).await),
+            Err(error) => Err(CompleteError::Refused(unavailable(error))),
         }
     }
 
@@ -112,88 +178,93 @@ impl FusedStore for PostgresStore {
     }
 }
 
-/// Claims over a row that is there: locks it, and looks again.
-async fn next(
-    connection: &mut PgConnection,
-    request: &ClaimRequest,
-    wait: Duration,
-) -> Result<Claim, StoreError> {
-    loop {
-        let lock = format!("SET LOCAL lock_timeout = {}", wait.as_millis().max(1));
-        sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *connection).await.map_err(unavailable)?;
-        let locked =
-            sqlx::query(sql::LOCK).bind(request.id.0.to_vec()).fetch_optional(&mut *connection).await;
-        let row = match locked {
-            Ok(Some(row)) => row,
-            Ok(None) => {
-                // Swept between the two reads: the key is new again.
-                let Decision::Write { put, then } = decide(None, request, Time(0)) else {
-                    unreachable!("the first claim of a key always writes")
-                };
-                let claim = first(&request.id, &placeholder(*put), wait);
-                match sqlx::raw_sql(AssertSqlSafe(claim)).execute(&mut *connection).await {
-                    Ok(done) if done.rows_affected() == 1 => return Ok(*then),
-                    Ok(_) => continue,
-                    Err(error) => return waited(error, request, wait),
-                }
-            }
-            Err(error) => return waited(error, request, wait),
-        };
-        let stored = dated(&row)?;
-        let (put, then) = match decide(stored.as_ref(), request, now(&row)?) {
-            Decision::Answer(claim) => return Ok(claim),
-            Decision::Write { put, then } => (placeholder(*put), then),
-        };
-        let expected = stored.as_ref().map_or(Expected::Absent, Expected::exactly);
-        let query = bind_put(sqlx::query(sql::PUT_IF_EXACTLY), &request.id, &put).bind(put.fresh);
-        bind_expected(query, &expected).fetch_one(&mut *connection).await.map_err(unavailable)?;
-        sqlx::query(sql::OWN)
-            .bind(request.id.0.to_vec())
-            .execute(&mut *connection)
-            .await
-            .map_err(unavailable)?;
-        let savepoint = "SET LOCAL lock_timeout TO DEFAULT; SAVEPOINT idempotency";
-        sqlx::raw_sql(savepoint).execute(&mut *connection).await.map_err(unavailable)?;
-        return Ok(*then);
+impl PostgresStore {
+    /// The transaction of a claim was ended by hand. What it wrote may be committed, without the key: from now on the
+    /// key is in doubt.
+    async fn ended(&self, ticket: &Ticket) -> CompleteError {
+        let put = Put { row: ticket.row.clone(), lease: Some(Duration::ZERO), keep: None, fresh: true };
+        if let Err(error) = self.swap(&ticket.id, &Expected::Absent, &Change::Put(put)).await {
+            tracing::error!(key = ?ticket.id, %error, "a key could not be put in doubt, and is free");
+        }
+        CompleteError::Ended
     }
 }
 
-/// The claim of a key that is probably new, with its lock timeout and its savepoint: one round trip. Every
-/// value in it is a number or hexadecimal.
-fn first(id: &KeyId, put: &Put, wait: Duration) -> String {
-    let row = &put.row;
-    let bytes = |bytes: Option<&[u8]>| match bytes {
-        Some(bytes) => format!("'\\x{}'", hex(bytes)),
-        None => "NULL".to_owned(),
+/// Claims a key that is new, unless another transaction is claiming it: this waits for nobody. `None`: the key is
+/// not new, or claimed by a transaction that is open.
+async fn first(connection: &mut PgConnection, request: &ClaimRequest) -> Result<Option<Claim>, StoreError> {
+    let claim = sqlx::query_scalar(sql::CLAIM).bind(&request.id.0[..]).bind(lock(&request.id));
+    let Some(transaction): Option<String> = claim.fetch_one(&mut *connection).await.map_err(unavailable)?
+    else {
+        return Ok(None);
     };
-    let time = |after: Option<Duration>| match after {
-        Some(after) => format!("clock_timestamp() + {} * interval '1 microsecond'", micros(after)),
-        None => "NULL".to_owned(),
+    let Decision::Write { put, then } = decide(None, request, Time(0)) else {
+        unreachable!("the first claim of a key always writes")
     };
-    let mut text = String::with_capacity(900);
-    write!(
-        text,
-        "SET LOCAL lock_timeout = {}; INSERT INTO idempotency.keys (id, action, undo, refused, doubt, running, \
-         stamp, fence, action_print, undo_print, lease_until, expires_at, created_at, xid) \
-         VALUES ('\\x{}', {}, {}, {}, {}, {}, '\\x{}', {}, {}, {}, {}, {}, clock_timestamp(), pg_current_xact_id()) \
-         ON CONFLICT (id) DO NOTHING; SET LOCAL lock_timeout TO DEFAULT; SAVEPOINT idempotency",
-        // 0 would mean: wait for ever.
-        wait.as_millis().max(1),
-        hex(&id.0),
-        row.action.code(),
-        row.undo.code(),
-        row.refused,
-        row.doubt,
-        row.running(),
-        hex(&row.stamp.0),
-        row.fence,
-        bytes(row.action_print.as_ref().map(|print| print.as_bytes().as_slice())),
-        bytes(row.undo_print.as_ref().map(|print| print.as_bytes().as_slice())),
-        time(put.lease),
-        time(put.keep),
-    )
-    .expect("a String takes what is written");
-    text
+    match *then {
+        Claim::Acquired(ticket) => {
+            Ok(Some(Claim::Acquired(Ticket { transaction: Some(transaction.into()), ..ticket })))
+        }
+        ruled => {
+            let query = bind_put(sqlx::query(sql::PUT_IF_ABSENT), &request.id, &put);
+            let row = query.fetch_one(connection).await.map_err(unavailable)?;
+            let done: bool = row.try_get("done").map_err(unavailable)?;
+            Ok(done.then_some(ruled))
+        }
+    }
+}
+
+/// Waits for the transaction that is claiming the key; answers if it takes too long.
+async fn waits_for(
+    connection: &mut PgConnection,
+    request: &ClaimRequest,
+    wait: Duration,
+) -> Result<Option<Claim>, StoreError> {
+    let callers = set_lock_timeout(connection, wait).await?;
+    let waits = sqlx::query(sql::WAIT).bind(lock(&request.id)).bind(callers);
+    match waits.execute(&mut *connection).await {
+        Ok(_) => Ok(None),
+        Err(error) => waited(error, request, wait).map(Some),
+    }
+}
+
+/// Claims over a row that is there: locks it, and looks again. `None`: it was swept meanwhile, the key is new again.
+async fn over(
+    connection: &mut PgConnection,
+    request: &ClaimRequest,
+    wait: Duration,
+) -> Result<Option<Claim>, StoreError> {
+    let callers = set_lock_timeout(connection, wait).await?;
+    let locked = sqlx::query(sql::LOCK).bind(request.id.0.to_vec()).bind(callers);
+    let row = match locked.fetch_one(&mut *connection).await {
+        Ok(row) => row,
+        Err(error) => return waited(error, request, wait).map(Some),
+    };
+    let Some(stored) = dated(&row)? else { return Ok(None) };
+    let (put, then) = match decide(Some(&stored), request, now(&row)?) {
+        Decision::Answer(claim) => return Ok(Some(claim)),
+        Decision::Write { put, then } => (placeholder(*put), then),
+    };
+    let query = bind_put(sqlx::query(sql::PUT_IF_EXACTLY), &request.id, &put).bind(put.fresh);
+    let query = bind_expected(query, &Expected::exactly(&stored));
+    query.fetch_one(&mut *connection).await.map_err(unavailable)?;
+    let own = sqlx::query(sql::OWN).bind(request.id.0.to_vec());
+    own.execute(&mut *connection).await.map_err(unavailable)?;
+    Ok(Some(*then))
+}
+
+/// Sets the transaction's lock timeout; answers what it was.
+async fn set_lock_timeout(connection: &mut PgConnection, wait: Duration) -> Result<String, StoreError> {
+    // 0 would mean: wait for ever.
+    let millis = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX).max(1);
+    let set = sqlx::query_scalar(sql::LOCK_TIMEOUT).bind(millis.to_string());
+    set.fetch_one(connection).await.map_err(unavailable)
+}
+
+/// The advisory lock of a key, which a transaction that claims it holds to its end. A key that shares it, one of
+/// 2⁶⁴, waits for it in vain and is claimed then.
+fn lock(id: &KeyId) -> i64 {
+    i64::from_be_bytes(*id.0.first_chunk().expect("an id has 32 bytes"))
 }
 
 /// Only the claim's own lock timeout means that somebody else is running.

@@ -19,7 +19,7 @@ use crate::unstoppable::Unstoppable;
 
 /// How long a statement's answer is awaited. Every statement here touches one row by its key; what takes
 /// longer has lost its way in the network.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A line is replaced after this long, so that a store follows its server's address to another machine.
 const LIFETIME: Duration = Duration::from_secs(30 * 60);
@@ -131,7 +131,7 @@ async fn in_time(query: PgQuery, connection: &mut PgConnection) -> Result<PgRow,
     tokio::time::timeout(PATIENCE, query.fetch_one(connection)).await.unwrap_or_else(|_| Err(silent()))
 }
 
-fn silent() -> Error {
+pub(super) fn silent() -> Error {
     let silent = format!("no answer within {PATIENCE:?}");
     Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, silent))
 }
@@ -142,5 +142,14 @@ fn breaks(error: &Error) -> bool {
         // Operator intervention: the server says good-bye.
         Error::Database(error) => error.code().is_some_and(|code| code.starts_with("57P")),
         _ => true,
+    }
+}
+
+/// Whether a connection that lay idle turned out to be closed.
+pub(super) fn hung_up(error: &Error) -> bool {
+    match error {
+        Error::Database(_) | Error::Protocol(_) => breaks(error),
+        Error::Io(error) => error.kind() != std::io::ErrorKind::TimedOut,
+        _ => false,
     }
 }

@@ -9,6 +9,7 @@ use crate::store::{StoreError, StoreErrorKind};
 const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/postgres/0001_keys.sql"),
     include_str!("../../../migrations/postgres/0002_checks.sql"),
+    include_str!("../../../migrations/postgres/0003_claim.sql"),
 ];
 
 pub(super) async fn migrate(pool: &PgPool) -> Result<(), StoreError> {

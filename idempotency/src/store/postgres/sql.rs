@@ -62,12 +62,33 @@ pub(crate) const READ_AS_SWAP: &str = concat!(
 
 pub(crate) const READ: &str = READ_AS_SWAP;
 
-/// Locks the row, then reads the clock.
+/// The number of the transaction, if it claims the key by this.
+pub(super) const CLAIM: &str = "SELECT idempotency.claim($1, $2)";
+
+/// Writes the outcome of a claim that no row says. Only in the very transaction that claimed.
+pub(super) const SETTLE_CLAIM: &str = "INSERT INTO idempotency.keys (id, action, undo, refused, doubt, running, stamp, \
+     fence, action_print, undo_print, action_answer, undo_answer, expires_at, created_at) \
+     SELECT $1, $2, $3, $4, false, false, $5, $6, $7, $8, $9, $10, \
+     clock_timestamp() + $11::bigint * interval '1 microsecond', clock_timestamp() \
+     WHERE pg_current_xact_id()::text = $12 ON CONFLICT (id) DO NOTHING";
+
+/// The number of the transaction under way, if it has one.
+pub(super) const TRANSACTION: &str = "SELECT pg_current_xact_id_if_assigned()::text";
+
+/// Takes a key's lock, then sets the lock timeout back to `$2`.
+pub(super) const WAIT: &str = "WITH held AS MATERIALIZED (SELECT pg_advisory_xact_lock($1)) \
+     SELECT set_config('lock_timeout', $2, true) FROM held";
+
+/// Sets the transaction's lock timeout to `$1` and answers what it was.
+pub(super) const LOCK_TIMEOUT: &str = "WITH was AS MATERIALIZED (SELECT current_setting('lock_timeout') AS callers) \
+     SELECT callers, set_config('lock_timeout', $1, true) FROM was";
+
+/// Locks the row if there is one, then sets the lock timeout back to `$2` and reads the clock.
 pub(super) const LOCK: &str = concat!(
     "WITH k AS MATERIALIZED (SELECT * FROM idempotency.keys WHERE id = $1 FOR UPDATE) \
-     SELECT clock_timestamp() AS now, ",
+     SELECT set_config('lock_timeout', $2, true), clock_timestamp() AS now, ",
     stored!(),
-    " FROM k"
+    " FROM (SELECT 1) one LEFT JOIN k ON true"
 );
 
 /// Only in the very transaction that wrote the claim. What the claim has written is not written again.
