@@ -100,10 +100,33 @@ pub(crate) async fn postgres(url: &str) -> Outcome {
                 }
             };
             let limit = ("the same by hand", by_hand);
-            compare(&what, tasks, limit, ("the layer", fused)).await;
+            compare(&what, tasks, limit.clone(), ("the layer", fused)).await;
+            let own = store.clone();
+            let without_http = move || {
+                let store = own.clone();
+                async move { transaction(&store, statements, true).await.expect("the server answers") }
+            };
+            compare(&what, tasks, limit, ("claim_in, complete_in", without_http)).await;
         }
     }
     commits(&pool, &store).await
+}
+
+/// The business in a transaction, with a key or without, where there is no HTTP.
+async fn transaction(store: &PostgresStore, statements: usize, with_key: bool) -> Outcome {
+    let mut tx = store.begin().await?;
+    if !with_key {
+        business(&mut tx, statements).await;
+        return Ok(tx.commit().await?);
+    }
+    let print = idempotency::Fingerprint::new(&Secret::new([1; 32]), b"m", b"t", b"b");
+    let request = idempotency::ClaimRequest::new(idempotency::KeyId(rand::random()), print);
+    let claim = store.claim_in(&mut tx, &request, Duration::from_secs(1)).await?;
+    let idempotency::Claim::Acquired(ticket) = claim else { return Err("not acquired".into()) };
+    business(&mut tx, statements).await;
+    let (keep, answer) = (Duration::from_secs(3600), Bytes::from(vec![b'x'; 512]));
+    store.complete_in(&mut tx, &ticket, idempotency::Verdict::Applied, answer, keep).await?;
+    Ok(tx.commit().await?)
 }
 
 /// Counted by the server, not by us.
@@ -117,22 +140,12 @@ async fn commits(pool: &PgPool, store: &PostgresStore) -> Outcome {
     const CALLS: i64 = 500;
     let start = count().await?;
     for _ in 0..CALLS {
-        let mut tx = store.begin().await?;
-        business(&mut tx, 1).await;
-        tx.commit().await?;
+        transaction(store, 1, false).await?;
     }
     let alone = count().await? - start;
     let start = count().await?;
     for _ in 0..CALLS {
-        let mut tx = store.begin().await?;
-        let print = idempotency::Fingerprint::new(&Secret::new([1; 32]), b"m", b"t", b"b");
-        let request = idempotency::ClaimRequest::new(idempotency::KeyId(rand::random()), print);
-        let claim = store.claim_in(&mut tx, &request, Duration::from_secs(1)).await?;
-        let idempotency::Claim::Acquired(ticket) = claim else { return Err("not acquired".into()) };
-        business(&mut tx, 1).await;
-        let keep = Duration::from_secs(3600);
-        store.complete_in(&mut tx, &ticket, idempotency::Verdict::Applied, Bytes::new(), keep).await?;
-        tx.commit().await?;
+        transaction(store, 1, true).await?;
     }
     let fused = count().await? - start;
     // The pool's own pings count as commits too, in both.
