@@ -41,9 +41,7 @@ impl Window {
                 }
                 Origin::Released(seq) => {
                     self.released -= 1;
-                    if !frontier.parks_again.iter().any(|park| park.seq == seq) {
-                        frontier.released.push(seq);
-                    }
+                    frontier.released.push(seq);
                 }
             }
         }

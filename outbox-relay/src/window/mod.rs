@@ -70,7 +70,7 @@ pub(crate) struct Window {
     parks_again: Vec<Park>,
     /// The ticket after the last mark that the frontier has passed.
     marked: Ticket,
-    /// Entries that were parked and released.
+    /// Entries that were parked and released, and are not parked again.
     released: usize,
 }
 
@@ -112,7 +112,7 @@ impl Window {
 
     /// Takes in an event that is parked at once: it cannot be published, or its key is parked.
     pub(crate) fn admit_parked(&mut self, event: Event, origin: Origin, reason: String) {
-        self.admit_done(origin);
+        self.admit_done(Origin::Source);
         self.set_aside(origin, park(Box::new(event), reason));
     }
 
@@ -206,7 +206,9 @@ impl Window {
     fn park(&mut self, ticket: Ticket, reason: String) {
         let entry = self.entry_mut(ticket).expect("the caller found it");
         let event = entry.event.take().expect("what is in a line is not done");
-        let (origin, bytes) = (entry.origin, entry.bytes);
+        // Its end is told by what is set aside; the frontier, which may pass it much later, must not tell another.
+        let (origin, bytes) = (std::mem::replace(&mut entry.origin, Origin::Source), entry.bytes);
+        self.released -= usize::from(matches!(origin, Origin::Released(_)));
         self.bytes -= bytes;
         self.undone -= 1;
         self.set_aside(origin, park(event, reason));

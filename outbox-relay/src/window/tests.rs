@@ -68,6 +68,22 @@ fn a_released_event_is_removed_when_published_and_kept_when_refused_again() {
     assert!(!window.has_released());
 }
 
+/// Setting aside does not wait for those in front; what is then told must not be told again as published.
+#[test]
+fn a_released_event_refused_again_behind_another_is_not_taken_for_published() {
+    let mut window = Window::default();
+    let slow = window.admit(event(9, 9), Origin::Source).expect("may be sent");
+    let again = window.admit(event(1, 1), Origin::Released(1)).expect("may be sent");
+    window.rejected(again, "still too large");
+    window.admit_parked(event(2, 1), Origin::Released(2), "its key is parked".into());
+    let aside: Vec<i64> = window.advance().parks_again.iter().map(|park| park.seq).collect();
+    assert_eq!(aside, [1, 2]);
+    window.acknowledged(slow);
+    let frontier = window.advance();
+    assert_eq!((frontier.released, window.len()), (vec![], 0));
+    assert!(!window.has_released());
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Admit { key: u8 },
