@@ -20,6 +20,7 @@ use super::{MOST, PostgresStore, bind_expected, bind_put, dated, now, sql, unava
 use crate::KeyId;
 use crate::claim::{Claim, ClaimRequest, Decision, Put, Ticket, Verdict, decide};
 use crate::fused::{CompleteError, FusedStore, placeholder};
+use crate::row::Row;
 use crate::store::{Change, Expected, Held, Store, StoreError};
 use crate::time::{Time, micros};
 
@@ -115,37 +116,11 @@ impl FusedStore for PostgresStore {
                 return Err(if gone { self.ended(ticket).await } else { refused(error) });
             }
         }
-        let row = ticket.completed(verdict, answer);
-        let Some(transaction) = &ticket.transaction else {
-            let query = sqlx::query(sql::SETTLE)
-                .bind(&ticket.id.0[..])
-                .bind(row.action.code())
-                .bind(row.undo.code())
-                .bind(row.refused)
-                .bind(row.action_answer.as_deref())
-                .bind(row.undo_answer.as_deref())
-                .bind(micros(keep))
-                .bind(&ticket.row.stamp.0[..]);
-            return match query.execute(&mut *connection).await.map_err(refused)?.rows_affected() {
-                1 => Ok(()),
-                _ => Err(CompleteError::Ended),
-            };
-        };
-        let query = sqlx::query(sql::SETTLE_CLAIM)
-            .bind(&ticket.id.0[..])
-            .bind(row.action.code())
-            .bind(row.undo.code())
-            .bind(row.refused)
-            .bind(&row.stamp.0[..])
-            .bind(i64::try_from(row.fence).unwrap_or(i64::MAX))
-            .bind(row.action_print.as_ref().map(|print| &print.as_bytes()[..]))
-            .bind(row.undo_print.as_ref().map(|print| &print.as_bytes()[..]))
-            .bind(row.action_answer.as_deref())
-            .bind(row.undo_answer.as_deref())
-            .bind(micros(keep))
-            .bind(&**transaction);
-        if query.execute(&mut *connection).await.map_err(refused)?.rows_affected() == 1 {
+        if settle(connection, ticket, &ticket.completed(verdict, answer), keep).await.map_err(refused)? {
             return Ok(());
+        }
+        if ticket.transaction.is_none() {
+            return Err(CompleteError::Ended);
         }
         self.still_holds(connection, ticket).await?;
         let met = "another outcome was written under its key meanwhile, by a claim of another kind";
@@ -188,6 +163,34 @@ impl PostgresStore {
         }
         CompleteError::Ended
     }
+}
+
+/// Writes the outcome, if this is the transaction that claimed and nobody else has written one.
+async fn settle(
+    connection: &mut PgConnection,
+    ticket: &Ticket,
+    row: &Row,
+    keep: Duration,
+) -> Result<bool, sqlx::Error> {
+    let text = if ticket.transaction.is_some() { sql::SETTLE_CLAIM } else { sql::SETTLE };
+    let outcome = sqlx::query(text)
+        .bind(&ticket.id.0[..])
+        .bind(row.action.code())
+        .bind(row.undo.code())
+        .bind(row.refused)
+        .bind(row.action_answer.as_deref())
+        .bind(row.undo_answer.as_deref())
+        .bind(micros(keep))
+        .bind(&ticket.row.stamp.0[..]);
+    let outcome = match ticket.transaction.as_deref() {
+        None => outcome,
+        Some(transaction) => outcome
+            .bind(i64::try_from(row.fence).unwrap_or(i64::MAX))
+            .bind(row.action_print.as_ref().map(|print| &print.as_bytes()[..]))
+            .bind(row.undo_print.as_ref().map(|print| &print.as_bytes()[..]))
+            .bind(transaction),
+    };
+    Ok(outcome.execute(connection).await?.rows_affected() == 1)
 }
 
 /// Claims a key that is new, unless another transaction is claiming it: this waits for nobody. `None`: the key is

@@ -65,11 +65,12 @@ pub(crate) const READ: &str = READ_AS_SWAP;
 /// The number of the transaction, if it claims the key by this.
 pub(super) const CLAIM: &str = "SELECT idempotency.claim($1, $2)";
 
-/// Writes the outcome of a claim that no row says. Only in the very transaction that claimed.
-pub(super) const SETTLE_CLAIM: &str = "INSERT INTO idempotency.keys (id, action, undo, refused, doubt, running, stamp, \
-     fence, action_print, undo_print, action_answer, undo_answer, expires_at, created_at) \
-     SELECT $1, $2, $3, $4, false, false, $5, $6, $7, $8, $9, $10, \
-     clock_timestamp() + $11::bigint * interval '1 microsecond', clock_timestamp() \
+/// Writes the outcome of a claim that no row says. Only in the very transaction that claimed. Its first parameters are
+/// those of [`SETTLE`].
+pub(super) const SETTLE_CLAIM: &str = "INSERT INTO idempotency.keys (id, action, undo, refused, doubt, running, \
+     action_answer, undo_answer, expires_at, stamp, fence, action_print, undo_print, created_at) \
+     SELECT $1, $2, $3, $4, false, false, $5, $6, clock_timestamp() + $7::bigint * interval '1 microsecond', \
+     $8, $9, $10, $11, clock_timestamp() \
      WHERE pg_current_xact_id()::text = $12 ON CONFLICT (id) DO NOTHING";
 
 /// The number of the transaction under way, if it has one.
