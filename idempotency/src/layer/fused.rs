@@ -297,7 +297,7 @@ impl<F: FusedStore> Run<'_, F> {
     }
 
     /// The answer of a COMMIT was lost. Whoever can claim the key knows that it was rolled back; who finds an
-    /// answer knows that it was not. A commit that is still under way is waited for on the index.
+    /// answer knows that it was not. A commit that is still under way is waited for: it holds the key.
     async fn confirm(&self) -> Commit {
         for pause in [0, 100, 500, 2000, 5000] {
             tokio::time::sleep(Duration::from_millis(pause)).await;

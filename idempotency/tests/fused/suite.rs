@@ -94,6 +94,11 @@ macro_rules! fused {
                         sqlx::raw_sql("COMMIT; BEGIN").execute(&mut *tx).await.unwrap();
                         (StatusCode::CREATED, body).into_response()
                     }
+                    "commit by hand, fail and decline" => {
+                        sqlx::raw_sql("COMMIT; BEGIN").execute(&mut *tx).await.unwrap();
+                        sqlx::raw_sql("SELECT FROM nowhere").execute(&mut *tx).await.unwrap_err();
+                        (StatusCode::PAYMENT_REQUIRED, "declined").into_response()
+                    }
                     "commit by hand and decline" => {
                         sqlx::raw_sql("COMMIT; BEGIN").execute(&mut *tx).await.unwrap();
                         (StatusCode::PAYMENT_REQUIRED, "declined").into_response()
@@ -195,13 +200,19 @@ macro_rules! fused {
             #[tokio::test(flavor = "multi_thread")]
             async fn a_handler_that_commits_by_hand_is_found_out() {
                 let shop = shop().await;
-                for what in ["commit by hand", "commit by hand and begin", "commit by hand and decline"] {
+                let ways = [
+                    "commit by hand",
+                    "commit by hand and begin",
+                    "commit by hand and decline",
+                    "commit by hand, fail and decline",
+                ];
+                for what in ways {
                     let first = send(&shop.one, charge(what, what), "5").await;
                     assert_eq!((first.status, first.word.as_str()), (500, "unknown"), "{what}");
                     let again = send(&shop.two, charge(what, what), "5").await;
                     assert_eq!((again.status, again.word.as_str()), (409, "unknown"), "{what}");
                 }
-                assert_eq!(shop.store.count().await.unwrap().in_doubt, 3);
+                assert_eq!(shop.store.count().await.unwrap().in_doubt, 4);
             }
 
             #[tokio::test(flavor = "multi_thread")]

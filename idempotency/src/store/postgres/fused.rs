@@ -132,8 +132,14 @@ impl FusedStore for PostgresStore {
         let now: Result<Option<String>, _> = sqlx::query_scalar(sql::TRANSACTION).fetch_one(connection).await;
         match now {
             Ok(now) if now.as_deref() == Some(transaction) => Ok(()),
-            // It has failed, and whatever it wrote fails with it.
-            Err(error) if code(&error) == "25P02" => Ok(()),
+            // It has failed and tells nothing any more: another one is asked what became of the one that claimed.
+            Err(error) if code(&error) == "25P02" => {
+                let committed =
+                    sqlx::query_scalar(sql::COMMITTED).bind(transaction).fetch_one(&self.pool).await;
+                let committed: bool =
+                    committed.map_err(|error| CompleteError::Refused(unavailable(error)))?;
+                if committed { Err(self.ended(ticket).await) } else { Ok(()) }
+            }
             Ok(_) => Err(self.ended(ticket).await),
             Err(error) => Err(CompleteError::Refused(unavailable(error))),
         }

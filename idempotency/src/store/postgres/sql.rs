@@ -76,6 +76,9 @@ pub(super) const SETTLE_CLAIM: &str = "INSERT INTO idempotency.keys (id, action,
 /// The number of the transaction under way, if it has one.
 pub(super) const TRANSACTION: &str = "SELECT pg_current_xact_id_if_assigned()::text";
 
+/// Whether the transaction of this number was committed.
+pub(super) const COMMITTED: &str = "SELECT coalesce(pg_xact_status($1::text::xid8) = 'committed', false)";
+
 /// Takes a key's lock, then sets the lock timeout back to `$2`.
 pub(super) const WAIT: &str = "WITH held AS MATERIALIZED (SELECT pg_advisory_xact_lock($1)) \
      SELECT set_config('lock_timeout', $2, true) FROM held";
