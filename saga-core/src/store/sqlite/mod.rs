@@ -68,6 +68,9 @@ use writer::{Turn, Tx, Writer};
 /// How long a verb waits for a writer of another process.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How often opening the file is tried again while others open it.
+const OPEN_AGAIN: Duration = Duration::from_millis(5);
+
 /// Connections that only read.
 const READERS: u32 = 4;
 
@@ -152,7 +155,21 @@ fn plain_path(given: &Path) -> Result<PathBuf> {
 }
 
 impl Db {
+    /// Waits for others that open the file as well: giving a new one its journal mode fails at once beside them,
+    /// whatever the timeout of the connection is.
     async fn open(path: &Path) -> Result<Self> {
+        let deadline = tokio::time::Instant::now() + BUSY_TIMEOUT;
+        loop {
+            match Self::try_open(path).await {
+                Err(error) if error.is_transient() && tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(OPEN_AGAIN).await;
+                }
+                opened => return opened,
+            }
+        }
+    }
+
+    async fn try_open(path: &Path) -> Result<Self> {
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
