@@ -74,7 +74,7 @@ fn go(run: RunId, number: u32) -> Commit {
 }
 
 fn everything(fence: Fence) -> Claim {
-    Claim { fence, fingerprints: vec![Fingerprint::of(b"place-order")], limit: 100 }
+    Claim { fence, fingerprints: vec![Fingerprint::of(b"place-order")], limit: 100, reads: 1 }
 }
 
 const COMMITTED: [CommitReply; 1] = [CommitReply::Committed { mail: Vec::new() }];

@@ -180,7 +180,7 @@ const pages = {
         h("strong", {}, `Blocked at ${view.blocked.at}`), h("div", {}, view.blocked.cause && sentence(causes[view.blocked.cause] ?? words(view.blocked.cause))),
         h("pre", {}, view.blocked.failure),
         h("div", { className: "row" }, verbsOf(view, view.blocked.at)));
-      const unread = view.unread.map((body) => h("div", { className: "card" }, `Asked, and not read by its owner yet: ${words(Object.keys(body)[0])}`));
+      const unread = view.unread.map((body) => h("div", { className: "card" }, `Asked, and not read by its owner yet: ${"newer" in body ? "something that only a newer worker reads" : words(Object.keys(body)[0])}`));
       const unfit = view.unfit && h("div", { className: "card alarm" }, "Not shown to the end: ", view.unfit);
       const index = chosen ?? focus(view);
       const picture = view.steps.length

@@ -279,7 +279,7 @@ impl Client {
 
     /// Posts mail to a saga.
     pub async fn post(&self, run: RunId, body: MailBody) -> Result<Posted, Error> {
-        let mail = Mail { id: MailId::new(), run, body };
+        let mail = Mail::new(MailId::new(), run, &body);
         let posted = self.backend.store.post(std::slice::from_ref(&mail)).await?;
         if let Some(shared) = &self.local {
             shared.nudge.notify_one();

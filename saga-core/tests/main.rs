@@ -9,6 +9,7 @@ mod declared;
 mod explore;
 mod keyed;
 mod machine;
+mod newer_mail;
 mod policies;
 mod shop;
 #[cfg(feature = "sqlite")]

@@ -349,7 +349,7 @@ async fn a_transaction_that_stands_idle_is_ended_well_within_the_lease() {
     let worker = NewWorker { id: WorkerId::new(), label: "heir".into(), lease: Duration::from_secs(15) };
     let heir = heir_store.join(&worker).await.unwrap();
     heir_store.fence(fence.worker).await.unwrap();
-    let claim = Claim { fence: heir, fingerprints: vec![Fingerprint::of(b"book")], limit: 10 };
+    let claim = Claim { fence: heir, fingerprints: vec![Fingerprint::of(b"book")], limit: 10, reads: 1 };
     while heir_store.claim(&claim).await.unwrap().sagas.is_empty() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use chrono::{TimeDelta, Utc};
 use saga_core::admin::{Admin, DefinitionView};
-use saga_core::store::WorkerInfo;
+use saga_core::journal::MailBody;
+use saga_core::store::{UnreadMail, WorkerInfo};
 use serde::Serialize;
 
 use super::Said;
@@ -47,6 +48,7 @@ pub(super) async fn run(admin: &Admin, json: bool) -> Result<Said, Fault> {
     found.extend(look_at_clocks(&workers));
     found.extend(definitions.iter().filter_map(look_at_overdue));
     found.extend(look_at_names(&definitions));
+    found.extend(look_at_mail(&admin.unread_mail().await?));
     found.push(look_at_blocked(admin).await?);
     let exit = if found.iter().any(|f| f.health == Health::Ill) { Exit::No } else { Exit::Yes };
     Ok(Said::either(json, &found, || found.iter().map(Found::told).collect()).exit(exit))
@@ -134,6 +136,25 @@ fn look_at_names(definitions: &[DefinitionView]) -> Vec<Found> {
             advice: Some("give a changed definition a new version; `saga check` in CI finds this"),
         })
         .collect()
+}
+
+/// Sagas that were told something by a newer version, and wait for workers of it.
+fn look_at_mail(unread: &[UnreadMail]) -> Option<Found> {
+    let newer = unread.iter().filter(|unread| unread.format > MailBody::FORMAT);
+    let (runs, formats) = newer.fold((0, Vec::new()), |(runs, mut formats), unread| {
+        formats.push(unread.format.to_string());
+        (runs + unread.runs, formats)
+    });
+    (runs > 0).then(|| Found {
+        check: "mail",
+        health: Health::Ill,
+        said: format!(
+            "{runs} sagas were told something that only newer workers read (format {}; this program knows {})",
+            formats.join(", "),
+            MailBody::FORMAT
+        ),
+        advice: Some("run workers of the version that the sender has; until then nothing of these sagas goes on"),
+    })
 }
 
 async fn look_at_blocked(admin: &Admin) -> Result<Found, Fault> {

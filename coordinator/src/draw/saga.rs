@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use saga_core::admin::{Item, Look, Step, View};
+use saga_core::admin::{Item, Look, Step, Unread, View};
 use saga_core::journal::{Effect, End, MailBody, Timestamp};
 use saga_core::saga::{Kind, Undo};
 use saga_core::store::State;
@@ -20,8 +20,14 @@ pub(crate) fn saga(view: &View, now: Timestamp) -> String {
     if let Some(unfit) = &view.unfit {
         let _ = writeln!(text, "\n{}", Colour::Red.paint(&format!("not shown to the end: {}", clean(unfit))));
     }
-    for body in &view.unread {
-        let _ = writeln!(text, "\nnot read by its owner yet: {}", request(body));
+    for unread in &view.unread {
+        let _ = match unread {
+            Unread::Known(body) => writeln!(text, "\nnot read by its owner yet: {}", request(body)),
+            Unread::Foreign { newer } => writeln!(
+                text,
+                "\nwaits for a newer worker: it was told something in format {newer}, which this program does not know"
+            ),
+        };
     }
     text
 }
@@ -70,6 +76,7 @@ fn request(body: &MailBody) -> String {
         MailBody::Cancel { reason } => format!("cancel ({reason})"),
         MailBody::Abandon { who, why } => format!("abandon by {who} ({why})"),
         MailBody::Operator { at, who, why, .. } => format!("a decision about {at} by {who} ({why})"),
+        MailBody::Damaged { .. } => "something that does not read any more".into(),
     })
 }
 

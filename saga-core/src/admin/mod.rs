@@ -48,12 +48,12 @@ pub use list::{Page, SCAN, Wanted};
 pub use preview::{Blocks, InDoubt, Preview, Stays, Undone};
 pub use request::{Answered, By, Reply, Request};
 pub use timeline::{Entry, Told, Tone, tell};
-pub use view::{Item, Look, Step, Stuck, View};
+pub use view::{Item, Look, Step, Stuck, Unread, View};
 
 use std::fmt;
 
 use crate::id::{Name, RunId};
-use crate::store::{Backend, Counts, Summary, WorkerInfo};
+use crate::store::{Backend, Counts, Summary, UnreadMail, WorkerInfo};
 
 /// An operator's access to the sagas of one store. Cheap to clone.
 #[derive(Clone)]
@@ -94,6 +94,12 @@ impl Admin {
         let mut counts = self.backend.query.counts().await?;
         counts.sort_by(|a, b| (&a.definition, a.state.as_str()).cmp(&(&b.definition, b.state.as_str())));
         Ok(counts)
+    }
+
+    /// How many runs in flight have unread mail, by the newest format of it. Where that is above
+    /// [`MailBody::FORMAT`](crate::journal::MailBody::FORMAT), they wait for workers of a newer version.
+    pub async fn unread_mail(&self) -> Result<Vec<UnreadMail>, Error> {
+        Ok(self.backend.query.unread_mail().await?)
     }
 }
 

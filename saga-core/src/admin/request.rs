@@ -141,7 +141,7 @@ impl Admin {
         patience: Duration,
     ) -> Result<Reply, Error> {
         let body = request.clone().into_mail(by);
-        let posted = self.backend.store.post(&[Mail { id: mail, run, body }]).await?;
+        let posted = self.backend.store.post(&[Mail::new(mail, run, &body)]).await?;
         match posted.first() {
             Some(Posted::NoSuchSaga) | None => Err(Error::NoSuchRun(run)),
             Some(Posted::Accepted | Posted::Ended(_)) => self.answer(run, mail, patience).await,

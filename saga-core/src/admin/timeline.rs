@@ -141,6 +141,7 @@ fn mail_told(body: &MailBody) -> (Option<&Place>, String) {
             (Some(at), format!("{verb} by {who} ({why})"))
         }
         MailBody::Abandon { who, why } => (None, format!("abandon by {who} ({why})")),
+        MailBody::Damaged { .. } => (None, "damaged mail".into()),
     }
 }
 

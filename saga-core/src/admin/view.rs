@@ -32,11 +32,24 @@ pub struct View {
     /// How it ended.
     pub end: Option<End>,
     /// Requests that its owner has not read yet.
-    pub unread: Vec<MailBody>,
+    pub unread: Vec<Unread>,
     /// How many commits its journal has.
     pub commits: usize,
     /// Why its steps cannot be shown, or not to the end.
     pub unfit: Option<String>,
+}
+
+/// A request that its owner has not read yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Unread {
+    /// What it says.
+    Known(MailBody),
+    /// It was written by a newer version: the saga waits for a worker that reads it.
+    Foreign {
+        /// The format, above [`MailBody::FORMAT`].
+        newer: i16,
+    },
 }
 
 /// One step of a run.
@@ -168,7 +181,7 @@ impl View {
             blocked: None,
             cancellable: false,
             end: None,
-            unread: unread.into_iter().map(|mail| mail.body).collect(),
+            unread: unread.iter().map(Unread::of).collect(),
             commits: entries.len(),
             unfit: None,
         };
@@ -216,11 +229,17 @@ impl View {
             *output = Payload::null();
         }
         for body in &mut self.unread {
-            if let MailBody::Operator { verb: Verb::Resolve(output), .. } = body {
+            if let Unread::Known(MailBody::Operator { verb: Verb::Resolve(output), .. }) = body {
                 *output = Payload::null();
             }
         }
         self
+    }
+}
+
+impl Unread {
+    fn of(mail: &Mail) -> Self {
+        mail.read().map_or(Self::Foreign { newer: mail.format }, Self::Known)
     }
 }
 

@@ -18,7 +18,7 @@ use super::live::{Draft, Launch, Saga, Unfit};
 use super::shared::{Incarnation, LOCK, Shared};
 use super::unfit::set_aside;
 use crate::id::{Place, RunId};
-use crate::journal::{self, Bound, Cause, Effect, Failure, Illegal, Outcome, Record, Stage};
+use crate::journal::{self, Bound, Cause, Effect, Failure, Illegal, MailBody, Outcome, Record, Stage};
 use crate::saga::Kind;
 use crate::step::Desk;
 use crate::step::code::Reply;
@@ -220,8 +220,15 @@ impl Driver {
 
     fn read(&mut self, mail: Vec<Mail>, draft: &mut Draft) -> Result<(), Illegal> {
         for mail in mail {
+            let Some(body) = mail.read() else {
+                self.leave_to_newer(&mail);
+                continue;
+            };
             if self.saga.read.insert(mail.id) {
-                let body = self.saga.keeping.mail(mail.body, self.saga.run);
+                if let MailBody::Damaged { text } = &body {
+                    tracing::error!(run = %self.saga.run, mail = %mail.id, text, "mail does not read; it is refused");
+                }
+                let body = self.saga.keeping.mail(body, self.saga.run);
                 let record = self.saga.machine.receive(mail.id, body, self.shared.clock.now());
                 self.saga.machine.apply(&record)?;
                 draft.records.push(record);
@@ -230,15 +237,32 @@ impl Driver {
         Ok(())
     }
 
+    /// What a newer version has said may be that nothing more is to happen. So what is under way here ends, nothing
+    /// starts, and then the saga is given up: claims of workers that cannot read its mail pass it over.
+    fn leave_to_newer(&mut self, mail: &Mail) {
+        if !std::mem::replace(&mut self.saga.foreign, true) {
+            let (run, saga, known) = (self.saga.run, &self.saga.name, MailBody::FORMAT);
+            tracing::warn!(%run, %saga, mail = %mail.id, format = mail.format, known,
+                "it has mail that only a newer worker reads, and is left to one");
+        }
+    }
+
+    /// What becomes of the saga when it is given up as it stands.
+    fn given_up(&self) -> Then {
+        match (self.saga.queued, self.saga.machine.is_blocked()) {
+            (true, _) => Then::Queue,
+            (_, true) => Then::Block,
+            _ => Then::Wait(self.shared.clock.now()),
+        }
+    }
+
     /// Decides, commits, and acts on what is durable. False when the saga leaves this worker.
     async fn advance(&mut self, draft: &mut Draft) -> Result<bool, Illegal> {
         loop {
-            if self.shared.draining.is_cancelled() {
+            if self.saga.foreign || self.shared.draining.is_cancelled() {
                 // Nothing new starts; with nothing under way the saga is given up to others.
                 if self.is_idle() {
-                    let later =
-                        if self.saga.queued { Then::Queue } else { Then::Wait(self.shared.clock.now()) };
-                    draft.then = Some(later);
+                    draft.then = Some(self.given_up());
                 }
             } else {
                 self.saga.decide(draft, self.shared.clock.now(), self.shared.settings.hold)?;

@@ -33,6 +33,8 @@ pub(crate) struct Saga {
     pub(crate) mail: Vec<Mail>,
     /// Mail that a commit has consumed.
     pub(crate) read: HashSet<MailId>,
+    /// It was told something that only a newer version reads: nothing starts here any more.
+    pub(crate) foreign: bool,
 }
 
 /// The keys that have to do with a saga.
@@ -141,6 +143,7 @@ impl Saga {
             starts: Vec::new(),
             mail: loaded.mail.clone(),
             read,
+            foreign: false,
         })
     }
 

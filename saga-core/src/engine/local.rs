@@ -42,6 +42,7 @@ impl Shared {
             starts: Vec::new(),
             mail: Vec::new(),
             read: HashSet::new(),
+            foreign: false,
         };
         let mut draft = Draft { records: vec![sketch.began.clone()], ..Draft::default() };
         saga.decide(&mut draft, self.clock.now(), Duration::ZERO).ok()?;

@@ -10,6 +10,7 @@ use super::driver::Driver;
 use super::live::{self, Saga};
 use super::shared::{Incarnation, LOCK, Shared};
 use super::unfit::set_aside;
+use crate::journal::MailBody;
 use crate::payload;
 use crate::store::{Claim, Claimed, Error, Loaded};
 
@@ -26,7 +27,12 @@ pub(super) async fn claim(shared: Arc<Shared>, incarnation: Arc<Incarnation>) {
             true => 0,
             false => shared.capacity.available_permits().min(CLAIM),
         };
-        let claim = Claim { fence: incarnation.fence, fingerprints: fingerprints.clone(), limit };
+        let claim = Claim {
+            fence: incarnation.fence,
+            fingerprints: fingerprints.clone(),
+            limit,
+            reads: MailBody::FORMAT,
+        };
         match shared.backend.store.claim(&claim).await {
             Ok(claimed) => {
                 let full = limit > 0 && claimed.sagas.len() == limit;

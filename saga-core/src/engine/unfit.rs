@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::committer::Settled;
 use super::live::Unfit;
 use super::shared::{Incarnation, Shared};
+use crate::id::MailId;
 use crate::journal::{self, Answer, Cause, End, Failure, MailBody, Record};
 use crate::saga::Plan;
 use crate::store::{Commit, Loaded, Then};
@@ -30,7 +31,7 @@ pub(super) async fn set_aside(
         run,
         number: loaded.journal.last().map_or(0, |row| row.number + 1),
         body: journal::encode(&records).into(),
-        mail: loaded.mail.iter().map(|mail| mail.id).collect(),
+        mail: received(&records),
         then,
         key: loaded.key.clone(),
         pivot: false,
@@ -49,14 +50,20 @@ pub(super) async fn set_aside(
     }
 }
 
+/// What only a newer version reads is left for it.
+fn received(records: &[Record]) -> Vec<MailId> {
+    let read = |record: &Record| if let Record::Received { mail, .. } = record { Some(*mail) } else { None };
+    records.iter().filter_map(read).collect()
+}
+
 fn records(loaded: &Loaded, unfit: &Unfit, plan: &Plan, label: &str) -> (Vec<Record>, Then) {
     let failure = Failure::new(format!(
         "{unfit}; worker {label:?} cannot go on from there: deploy the code that wrote it, then retry"
     ));
     let mut records = Vec::new();
     let mut abandoned = None;
-    for mail in &loaded.mail {
-        let answer = match &mail.body {
+    for (mail, body) in loaded.mail.iter().filter_map(|mail| Some((mail.id, mail.read()?))) {
+        let answer = match &body {
             MailBody::Abandon { who, why } => {
                 abandoned.get_or_insert_with(|| {
                     format!("{who} abandoned it: {why}; its journal could not be read")
@@ -65,7 +72,7 @@ fn records(loaded: &Loaded, unfit: &Unfit, plan: &Plan, label: &str) -> (Vec<Rec
             }
             _ => Answer::Refused(failure.message().into()),
         };
-        records.push(Record::Received { mail: mail.id, body: mail.body.clone(), answer });
+        records.push(Record::Received { mail, body, answer });
     }
     match abandoned {
         Some(why) => {

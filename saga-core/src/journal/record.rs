@@ -240,6 +240,25 @@ pub enum MailBody {
         /// Why.
         why: String,
     },
+    /// What was stored does not read, in a format that is known: it was damaged. It asks for nothing; its
+    /// sender is told.
+    Damaged {
+        /// What was stored.
+        text: String,
+    },
+}
+
+impl MailBody {
+    /// The newest format of mail that this version reads.
+    pub const FORMAT: i16 = 1;
+
+    /// The format that it is written in. A kind of mail that earlier versions do not know, or that they would
+    /// misread, has the next number: it is left to workers that know that.
+    pub fn format(&self) -> i16 {
+        match self {
+            Self::Cancel { .. } | Self::Operator { .. } | Self::Abandon { .. } | Self::Damaged { .. } => 1,
+        }
+    }
 }
 
 /// What an operator can do about the place where a saga is blocked.

@@ -297,6 +297,9 @@ impl Machine {
             }
             MailBody::Abandon { .. } => Answer::Accepted,
             MailBody::Operator { at, verb, .. } => self.answer_operator(at, verb, now),
+            MailBody::Damaged { .. } => {
+                Answer::Refused("what is stored of it does not read; say it again".into())
+            }
         };
         Record::Received { mail, body, answer }
     }
@@ -369,6 +372,7 @@ impl Machine {
                 self.abandoned = true;
                 self.blocked = false;
             }
+            MailBody::Damaged { .. } => return Err(self.illegal("damaged mail asks for nothing", record)),
         }
         Ok(())
     }

@@ -135,8 +135,28 @@ pub struct Mail {
     pub id: MailId,
     /// The run it is for.
     pub run: RunId,
-    /// What it says.
-    pub body: MailBody,
+    /// What it is written in: see [`MailBody::format`].
+    pub format: i16,
+    /// What it says: a [`MailBody`] as JSON text. Stores keep it and look no further.
+    pub body: Arc<str>,
+}
+
+impl Mail {
+    /// Mail with this body.
+    pub fn new(id: MailId, run: RunId, body: &MailBody) -> Self {
+        let text =
+            serde_json::to_string(body).expect("mail holds strings and JSON: all of it can be written");
+        Self { id, run, format: body.format(), body: text.into() }
+    }
+
+    /// What it says; `None` where it was written by a newer version, in a format that this one does not know.
+    pub fn read(&self) -> Option<MailBody> {
+        if self.format > MailBody::FORMAT {
+            return None;
+        }
+        let damaged = |_| MailBody::Damaged { text: (*self.body).into() };
+        Some(serde_json::from_str(&self.body).unwrap_or_else(damaged))
+    }
 }
 
 /// What posting came to.

@@ -1,14 +1,11 @@
 //! What the SQL stores keep as text or bytes, read back. What does not read was damaged, or written by a
 //! newer version.
 
-use uuid::Uuid;
-
-use super::commit::Mail;
 use super::error::{Error, Result};
 use super::query::{Manifest, State};
 use crate::attributes::Attributes;
-use crate::id::{Key, MailId, Name, RunId};
-use crate::journal::{EndKind, MailBody};
+use crate::id::{Key, Name};
+use crate::journal::EndKind;
 
 pub(super) fn name(text: String) -> Result<Name> {
     Name::new(text).map_err(|e| Error::Unusable(e.to_string()))
@@ -40,18 +37,9 @@ pub(super) fn digest(bytes: &[u8]) -> Result<[u8; 32]> {
     bytes.try_into().map_err(|_| unread("digest", &format!("{} bytes", bytes.len())))
 }
 
-pub(super) fn mail(run: Uuid, id: Uuid, body: &str) -> Result<Mail> {
-    let body = serde_json::from_str(body).map_err(|e| unread(&format!("mail {id}"), &e.to_string()))?;
-    Ok(Mail { id: MailId(id), run: RunId(run), body })
-}
-
 pub(super) fn manifest(plan: &str) -> Result<Manifest> {
     let plan = serde_json::from_str(plan).map_err(|e| unread("manifest", &e.to_string()))?;
     Ok(Manifest::of(&plan))
-}
-
-pub(super) fn mail_text(body: &MailBody) -> String {
-    serde_json::to_string(body).expect("mail holds strings and JSON: all of it can be written")
 }
 
 pub(super) fn plan_text(manifest: &Manifest) -> String {

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use super::Store;
 use super::commit::{Commit, CommitReply, JournalRow, Keyed, Loaded, Mail, Posted, Start, StartReply, Then};
 use super::error::{Error, Result};
-use super::query::{Counts, Filter, Manifest, Query, State, Summary, WorkerInfo};
+use super::query::{Counts, Filter, Manifest, Query, State, Summary, UnreadMail, WorkerInfo};
 use super::retain::{Pruned, Retain};
 use super::worker::{Claim, Claimed, Fence, NewWorker, Peer, Renewal};
 use crate::clock::Clock;
@@ -171,7 +171,7 @@ impl Store for MemoryStore {
     async fn claim(&self, claim: &Claim) -> Result<Claimed> {
         let mut tables = self.tables();
         tables.check(claim.fence)?;
-        tables.give_turns(&claim.fingerprints);
+        tables.give_turns(claim);
         let now = tables.clock.now();
         let me = claim.fence.worker;
         let mail = tables.mail.values().filter(|mail| tables.sagas[&mail.run].owner == Some(me));
@@ -180,7 +180,9 @@ impl Store for MemoryStore {
             .sagas
             .iter()
             .filter(|(_, saga)| claim.fingerprints.contains(&saga.start.fingerprint))
-            .filter(|(run, saga)| tables.is_claimable(**run, saga, now))
+            .filter(|(run, saga)| {
+                tables.is_claimable(**run, saga, now) && tables.is_readable(**run, claim.reads)
+            })
             .map(|(run, saga)| (saga.due.map(|due| due - saga.start.priority.head_start()), *run))
             .collect();
         ready.sort_unstable();
@@ -239,9 +241,14 @@ impl Tables {
         }
     }
 
+    /// Whether nothing that was said to the saga is newer than this format.
+    fn is_readable(&self, run: RunId, reads: i16) -> bool {
+        !self.mail.values().any(|mail| mail.run == run && mail.format > reads)
+    }
+
     /// Puts sagas that no claim has seen into the order of those that wait for their keys, and gives every
-    /// free key to the first that waits for it and that somebody here has code for.
-    fn give_turns(&mut self, fingerprints: &[Fingerprint]) {
+    /// free key to the first that waits for it and that somebody here can drive.
+    fn give_turns(&mut self, claim: &Claim) {
         let now = self.clock.now();
         let waits = |saga: &Saga| saga.turn.is_some() && saga.owner.is_none();
         for saga in self.sagas.values_mut().filter(|saga| waits(saga) && saga.turn == Some(0)) {
@@ -249,7 +256,11 @@ impl Tables {
             saga.turn = Some(self.last_turn);
             saga.due = saga.start.key.as_ref().and_then(|key| key.until);
         }
-        let known = self.sagas.values_mut().filter(|saga| fingerprints.contains(&saga.start.fingerprint));
+        let newer: HashSet<RunId> =
+            self.mail.values().filter(|mail| mail.format > claim.reads).map(|mail| mail.run).collect();
+        let known =
+            self.sagas.values_mut().filter(|saga| claim.fingerprints.contains(&saga.start.fingerprint));
+        let known = known.filter(|saga| !newer.contains(&saga.start.run));
         let mut waiting: Vec<&mut Saga> = known.filter(|saga| waits(saga)).collect();
         waiting.sort_unstable_by_key(|saga| saga.turn);
         for saga in waiting {
@@ -482,6 +493,16 @@ impl Query for MemoryStore {
         }
         let counts = counts.into_iter().map(|((definition, state), runs)| Counts { definition, state, runs });
         Ok(counts.collect())
+    }
+
+    async fn unread_mail(&self) -> Result<Vec<UnreadMail>> {
+        let mut newest: HashMap<RunId, i16> = HashMap::new();
+        for mail in self.tables().mail.values() {
+            newest.entry(mail.run).and_modify(|f| *f = mail.format.max(*f)).or_insert(mail.format);
+        }
+        let mut runs: BTreeMap<i16, u64> = BTreeMap::new();
+        newest.into_values().for_each(|format| *runs.entry(format).or_default() += 1);
+        Ok(runs.into_iter().map(|(format, runs)| UnreadMail { format, runs }).collect())
     }
 }
 

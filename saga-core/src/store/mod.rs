@@ -20,6 +20,10 @@
 //! - **Others only insert**: starters insert sagas, everyone else inserts mail. Nobody but the owner
 //!   updates a saga's row, so no wake-up is lost between two writers.
 //!
+//! - **Mail is kept as text**, and no store looks inside, so that what does not read harms nobody. It has a
+//!   format ([`Mail::format`]); a saga with unread mail in a format that a worker does not know
+//!   ([`Claim::reads`]) is not given to that worker: it may have been told to stop.
+//!
 //! A feature adds a [`Record`](crate::journal::Record) variant or a field of [`Commit`], never a verb.
 //!
 //! # Cancellation
@@ -59,7 +63,7 @@ pub use error::{Error, Result};
 pub use memory::MemoryStore;
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresStore;
-pub use query::{Counts, Filter, InFlight, Manifest, Query, State, Summary, WorkerInfo};
+pub use query::{Counts, Filter, InFlight, Manifest, Query, State, Summary, UnreadMail, WorkerInfo};
 pub use retain::{Pruned, Retain};
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteStore;

@@ -28,6 +28,8 @@ pub trait Query: Send + Sync + 'static {
     async fn workers(&self) -> Result<Vec<WorkerInfo>>;
     /// How many runs are in which state.
     async fn counts(&self) -> Result<Vec<Counts>>;
+    /// How many runs in flight have unread mail, by the newest format of it, the oldest first.
+    async fn unread_mail(&self) -> Result<Vec<UnreadMail>>;
 
     /// What is in flight, by plan and state; `overdue` counts runs that nobody owns although they were
     /// due before `due_before`.
@@ -221,6 +223,16 @@ pub struct Counts {
     /// The state.
     pub state: State,
     /// How many.
+    pub runs: u64,
+}
+
+/// Runs with unread mail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnreadMail {
+    /// The newest format of it. Above [`MailBody::FORMAT`](crate::journal::MailBody::FORMAT) it waits for workers of
+    /// a newer version, and its sagas with it.
+    pub format: i16,
+    /// How many runs.
     pub runs: u64,
 }
 

@@ -57,6 +57,9 @@ pub struct Claim {
     pub fingerprints: Vec<Fingerprint>,
     /// How many sagas it takes at most.
     pub limit: usize,
+    /// The newest format of mail that it reads. A saga with unread mail in a newer one is not given to it: what
+    /// that says may be that nothing more is to happen.
+    pub reads: i16,
 }
 
 /// What a claim gave.

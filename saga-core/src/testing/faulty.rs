@@ -13,7 +13,7 @@ use crate::journal::Timestamp;
 use crate::store::{
     Backend, Begun, Claim, Claimed, Commit, CommitReply, Counts, Fence, Filter, JournalRow, Kind, Lend,
     Lender, Loaded, Loan, Mail, Manifest, NewWorker, Posted, Pruned, Query, Renewal, Result, Retain, Start,
-    StartReply, Store, Summary, WorkerInfo,
+    StartReply, Store, Summary, UnreadMail, WorkerInfo,
 };
 
 /// Any store, seen by one [`Process`] of a [`Scene`].
@@ -174,6 +174,10 @@ impl Query for FaultyStore {
 
     async fn counts(&self) -> Result<Vec<Counts>> {
         self.query().await.counts().await
+    }
+
+    async fn unread_mail(&self) -> Result<Vec<UnreadMail>> {
+        self.query().await.unread_mail().await
     }
 }
 

@@ -298,7 +298,7 @@ where
         let Some(at) = at.last() else { return };
         let body =
             MailBody::Operator { at, verb: Verb::Retry, who: "the script".into(), why: "by plan".into() };
-        store.post(&[Mail { id: MailId::new(), run, body }]).await.expect("the store in memory answers");
+        store.post(&[Mail::new(MailId::new(), run, &body)]).await.expect("the store in memory answers");
     }
 
     /// The frozen are thawed, and everybody has time to find out what became of the saga.

@@ -208,7 +208,7 @@ impl Scene {
     pub(super) async fn cancel(&self) -> Result<(), Error> {
         let Some(run) = self.run() else { return Ok(()) };
         let commits = self.real.query.journal(run).await?.len();
-        let mail = Mail { id: MailId::new(), run, body: MailBody::Cancel { reason: "by plan".into() } };
+        let mail = Mail::new(MailId::new(), run, &MailBody::Cancel { reason: "by plan".into() });
         if self.real.store.post(std::slice::from_ref(&mail)).await? == [Posted::Accepted] {
             self.notes().cancels.push(Cancel { mail: mail.id, commits });
         }

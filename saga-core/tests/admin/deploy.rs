@@ -5,7 +5,9 @@ use std::sync::Arc;
 use chrono::TimeDelta;
 use saga_core::admin::{Admin, Trouble};
 #[cfg(feature = "sqlite")]
-use saga_core::store::{Counts, Filter, InFlight, JournalRow, Result, SqliteStore, Summary, WorkerInfo};
+use saga_core::store::{
+    Counts, Filter, InFlight, JournalRow, Result, SqliteStore, Summary, UnreadMail, WorkerInfo,
+};
 use saga_core::store::{Manifest, MemoryStore, Query, State};
 use saga_core::{Client, Cx, Definition, StepError, step};
 #[cfg(feature = "sqlite")]
@@ -116,6 +118,9 @@ impl Query for Listing {
     }
     async fn counts(&self) -> Result<Vec<Counts>> {
         self.0.counts().await
+    }
+    async fn unread_mail(&self) -> Result<Vec<UnreadMail>> {
+        self.0.unread_mail().await
     }
 }
 

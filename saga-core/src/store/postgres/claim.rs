@@ -16,7 +16,7 @@ use crate::store::worker::{Claim, Claimed};
 
 /// Sagas of claims whose answer was lost come first, then those without a due time (their worker died, or
 /// mail reached a blocked saga), then by due time, moved by their priority. One look per definition and priority ends after `$4` rows of the
-/// index, however many are due; the worker's own sagas are looked through only where an answer was lost.
+/// index, however many are due, but for those whose mail it cannot read (`$9`); the worker's own sagas are looked through only where an answer was lost.
 /// `SKIP LOCKED`: a transaction that hangs holds up its own saga only. The last column tells whether there may
 /// be turns to give.
 const CLAIM: &str = "WITH me AS MATERIALIZED (
@@ -24,22 +24,23 @@ const CLAIM: &str = "WITH me AS MATERIALIZED (
 ), lost AS MATERIALIZED (
     SELECT run, NULL::timestamptz AS due FROM saga.live
     WHERE owner = $1 AND claimed = ANY ($5::bigint[]) AND cardinality($5) > 0 ORDER BY run LIMIT $4
+), unread AS MATERIALIZED (
+    SELECT run, max(format) > $9 AS newer FROM saga.mail WHERE consumed IS NULL GROUP BY run
 ), orphaned AS MATERIALIZED (
     SELECT l.run, NULL::timestamptz AS due FROM saga.worker w JOIN saga.live l ON l.owner = w.id
     WHERE w.drained AND l.fingerprint = ANY ($3::uuid[])
+        AND (l.run IN (SELECT run FROM unread WHERE newer)) IS NOT TRUE
     ORDER BY l.run LIMIT $4 FOR NO KEY UPDATE OF l SKIP LOCKED
-), unread AS MATERIALIZED (
-    SELECT DISTINCT run FROM saga.mail WHERE consumed IS NULL
 ), mailed AS MATERIALIZED (
     SELECT l.run, l.due FROM unread u JOIN saga.live l ON l.run = u.run
-    WHERE l.owner IS NULL AND l.fingerprint = ANY ($3::uuid[])
+    WHERE l.owner IS NULL AND NOT u.newer AND l.fingerprint = ANY ($3::uuid[])
     ORDER BY l.due NULLS FIRST, l.run LIMIT $4 FOR NO KEY UPDATE OF l SKIP LOCKED
 ), due AS MATERIALIZED (
     SELECT d.run, d.due - p.level * $7::interval AS due
     FROM unnest($3::uuid[]) AS f (fingerprint) CROSS JOIN unnest($8::smallint[]) AS p (level) CROSS JOIN LATERAL (
         SELECT l.run, l.due FROM saga.live l
         WHERE l.owner IS NULL AND l.due IS NOT NULL AND l.fingerprint = f.fingerprint AND l.priority = p.level
-            AND l.due <= now()
+            AND l.due <= now() AND (l.run IN (SELECT run FROM unread WHERE newer)) IS NOT TRUE
         ORDER BY l.due LIMIT $4 FOR NO KEY UPDATE SKIP LOCKED) d
 ), ready AS MATERIALIZED (
     SELECT run, min(rank) AS rank, min(due) AS due FROM (
@@ -59,7 +60,7 @@ FROM (SELECT) one LEFT JOIN taken t ON true
 ORDER BY t.rank, t.due NULLS FIRST, t.run";
 
 /// Unread mail of what the worker owns, and of what has ended meanwhile.
-const MAIL: &str = "SELECT l.run IS NULL, m.run, m.id, m.body
+const MAIL: &str = "SELECT l.run IS NULL, m.run, m.id, m.body, m.format
     FROM saga.mail m LEFT JOIN LATERAL (SELECT l.run, l.owner FROM saga.live l WHERE l.run = m.run LIMIT 1) l ON true
     WHERE m.consumed IS NULL AND (l.owner = $1 OR l.run IS NULL) ORDER BY m.id";
 
@@ -71,7 +72,7 @@ pub(super) async fn claim(db: &Db, claim: &Claim, sent: &Sending) -> Result<Clai
     let mut connection = db.writers.lend().await?;
     let (mut runs, unsettled) = take(&mut connection, claim, sent).await?;
     let room = claim.limit - runs.len();
-    if unsettled && room > 0 && keys::give_turns(&mut connection, &claim.fingerprints).await? {
+    if unsettled && room > 0 && keys::give_turns(&mut connection, claim).await? {
         let rest = Claim { limit: room, ..claim.clone() };
         runs.extend(take(&mut connection, &rest, sent).await?.0);
     }
@@ -93,7 +94,8 @@ async fn take(connection: &mut Lent, claim: &Claim, sent: &Sending) -> Result<(V
         .bind(sent.lost.clone())
         .bind(sent.number)
         .bind(Priority::HEAD_START)
-        .bind(Priority::ALL.map(Priority::level).to_vec());
+        .bind(Priority::ALL.map(Priority::level).to_vec())
+        .bind(claim.reads);
     let (mut runs, mut unsettled) = (Vec::new(), false);
     for row in connection.rows(statement).await? {
         if !row.try_get::<bool, _>(0).map_err(failed)? {

@@ -81,10 +81,10 @@ const FREED: &str = ", freed AS (
 
 /// The first row tells whether the fence was met and who won; the others are unread mail.
 const TOLD: &str =
-    " SELECT EXISTS (SELECT FROM me), ARRAY(SELECT run FROM won), NULL::uuid, NULL::uuid, NULL::text
+    " SELECT EXISTS (SELECT FROM me), ARRAY(SELECT run FROM won), NULL::uuid, NULL::uuid, NULL::text, NULL::smallint
 UNION ALL
-SELECT NULL, NULL, m.run, m.id, m.body FROM won CROSS JOIN LATERAL (
-    SELECT m.run, m.id, m.body FROM saga.mail m WHERE m.run = won.run AND m.consumed IS NULL OFFSET 0) m";
+SELECT NULL, NULL, m.run, m.id, m.body, m.format FROM won CROSS JOIN LATERAL (
+    SELECT m.run, m.id, m.body, m.format FROM saga.mail m WHERE m.run = won.run AND m.consumed IS NULL OFFSET 0) m";
 
 /// For a batch in which every saga goes on, for any in which no pivot starts and no key is given back, for any in
 /// which no key is given back, and for any; each without and with room for conflicts.

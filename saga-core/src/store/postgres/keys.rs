@@ -20,8 +20,8 @@ use uuid::Uuid;
 
 use super::connections::Lent;
 use super::error::failed;
-use crate::id::Fingerprint;
 use crate::store::error::Result;
+use crate::store::worker::Claim;
 
 /// How many sagas begin to wait, and how many keys are given, in one claim at most.
 const AT_ONCE: i32 = 500;
@@ -40,17 +40,19 @@ const WAIT: &str = "WITH unseen AS MATERIALIZED (
 )
 SELECT count(*) FROM waits WHERE due <= now()";
 
-/// Gives free keys to the first that waits and that this worker has code for, which is due from then on; and
+/// Gives free keys to the first that waits and that this worker can drive, which is due from then on; and
 /// sweeps free keys that nobody waits for.
 const GIVE: &str = "WITH free AS MATERIALIZED (
     SELECT k.key FROM saga.key k WHERE k.run IS NULL AND EXISTS (
         SELECT FROM saga.live l
-        WHERE l.key = k.key AND l.turn > 0 AND l.owner IS NULL AND l.fingerprint = ANY ($1::uuid[]))
+        WHERE l.key = k.key AND l.turn > 0 AND l.owner IS NULL AND l.fingerprint = ANY ($1::uuid[])
+            AND NOT EXISTS (SELECT FROM saga.mail m WHERE m.run = l.run AND m.consumed IS NULL AND m.format > $3))
     ORDER BY k.key LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
 ), next AS MATERIALIZED (
     SELECT free.key, l.run FROM free CROSS JOIN LATERAL (
         SELECT l.run FROM saga.live l
         WHERE l.key = free.key AND l.turn > 0 AND l.owner IS NULL AND l.fingerprint = ANY ($1::uuid[])
+            AND NOT EXISTS (SELECT FROM saga.mail m WHERE m.run = l.run AND m.consumed IS NULL AND m.format > $3)
         ORDER BY l.turn LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED) l
 ), given AS (
     UPDATE saga.key k SET run = next.run FROM next WHERE k.key = next.key
@@ -67,11 +69,12 @@ const GIVE: &str = "WITH free AS MATERIALIZED (
 SELECT count(*) FROM due";
 
 /// Does both; answers whether a saga became due. Anybody may do this: it takes nothing for himself.
-pub(super) async fn give_turns(connection: &mut Lent, known: &[Fingerprint]) -> Result<bool> {
+pub(super) async fn give_turns(connection: &mut Lent, claim: &Claim) -> Result<bool> {
     let late = counted(&connection.rows(sqlx::query(WAIT).bind(AT_ONCE)).await?)?;
     // In a later statement: it sees those that begin to wait.
-    let known: Vec<Uuid> = known.iter().map(|fingerprint| fingerprint.0).collect();
-    let given = counted(&connection.rows(sqlx::query(GIVE).bind(known).bind(AT_ONCE)).await?)?;
+    let known: Vec<Uuid> = claim.fingerprints.iter().map(|fingerprint| fingerprint.0).collect();
+    let give = sqlx::query(GIVE).bind(known).bind(AT_ONCE).bind(claim.reads);
+    let given = counted(&connection.rows(give).await?)?;
     Ok(late + given > 0)
 }
 

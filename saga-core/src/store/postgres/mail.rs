@@ -11,10 +11,11 @@ use crate::store::error::Result;
 
 /// A saga that ends while this runs may leave mail that nobody reads; the next claim clears it away.
 const POST: &str = "WITH input AS MATERIALIZED (
-    SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[]) WITH ORDINALITY AS i (run, id, body, place)
+    SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::smallint[])
+        WITH ORDINALITY AS i (run, id, body, format, place)
 ), kept AS (
-    INSERT INTO saga.mail (run, id, body)
-    SELECT i.run, i.id, i.body FROM input i CROSS JOIN LATERAL (
+    INSERT INTO saga.mail (run, id, body, format)
+    SELECT i.run, i.id, i.body, i.format FROM input i CROSS JOIN LATERAL (
         SELECT 1 FROM saga.live l WHERE l.run = i.run LIMIT 1) l
     ORDER BY i.run, i.id
     ON CONFLICT DO NOTHING
@@ -28,7 +29,8 @@ pub(super) async fn post(db: &Db, batch: &[Mail]) -> Result<Vec<Posted>> {
     let statement = sqlx::query(POST)
         .bind(batch.iter().map(|mail| mail.run.0).collect::<Vec<Uuid>>())
         .bind(batch.iter().map(|mail| mail.id.0).collect::<Vec<Uuid>>())
-        .bind(batch.iter().map(|mail| decode::mail_text(&mail.body)).collect::<Vec<String>>());
+        .bind(batch.iter().map(|mail| &*mail.body).collect::<Vec<&str>>())
+        .bind(batch.iter().map(|mail| mail.format).collect::<Vec<i16>>());
     let answers = connection.rows(statement).await?;
     let answers =
         answers.iter().map(|row| match (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?) {

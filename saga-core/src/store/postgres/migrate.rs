@@ -11,6 +11,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/postgres/0001_init.sql"),
     include_str!("../../../migrations/postgres/0002_keys.sql"),
     include_str!("../../../migrations/postgres/0003_attributes_and_priorities.sql"),
+    include_str!("../../../migrations/postgres/0004_mail_formats.sql"),
 ];
 
 /// Any number will do, as long as it stays the same: whoever migrates holds it to the end of its

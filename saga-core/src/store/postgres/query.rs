@@ -15,7 +15,9 @@ use crate::priority::Priority;
 use crate::store::commit::JournalRow;
 use crate::store::decode;
 use crate::store::error::Result;
-use crate::store::query::{Counts, Filter, InFlight, Manifest, Query, State, Summary, WorkerInfo};
+use crate::store::query::{
+    Counts, Filter, InFlight, Manifest, Query, State, Summary, UnreadMail, WorkerInfo,
+};
 use crate::store::task::to_its_end;
 
 const SUMMARY: &str = "SELECT s.run, s.definition, s.version, s.fingerprint, s.saga, s.digest, s.started_at,
@@ -101,6 +103,18 @@ impl Query for PostgresStore {
                 GROUP BY 1, 2) counted
             GROUP BY 1, 2 ORDER BY 1, 2";
         self.read(sqlx::query(text)).await?.iter().map(counts).collect()
+    }
+
+    async fn unread_mail(&self) -> Result<Vec<UnreadMail>> {
+        let text = "SELECT format, count(*) FROM (
+                SELECT max(m.format) AS format FROM saga.mail m JOIN saga.live l ON l.run = m.run
+                WHERE m.consumed IS NULL GROUP BY m.run) newest
+            GROUP BY 1 ORDER BY 1";
+        let unread = |row: &PgRow| {
+            let runs = row.try_get::<i64, _>(1).map_err(failed)?.unsigned_abs();
+            Ok(UnreadMail { format: row.try_get(0).map_err(failed)?, runs })
+        };
+        self.read(sqlx::query(text)).await?.iter().map(unread).collect()
     }
 
     async fn in_flight(&self, due_before: Timestamp) -> Result<Vec<InFlight>> {

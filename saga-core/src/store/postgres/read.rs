@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::Db;
 use super::connections::Lent;
 use super::error::failed;
-use crate::id::{Fingerprint, RunId, WorkerId};
+use crate::id::{Fingerprint, MailId, RunId, WorkerId};
 use crate::journal::Timestamp;
 use crate::priority::Priority;
 use crate::store::commit::{JournalRow, Loaded, Mail};
@@ -61,7 +61,8 @@ pub(super) async fn sagas(connection: &mut Lent, runs: &[RunId]) -> Result<Vec<L
 
 /// The mail of some runs that no commit has consumed, oldest first.
 pub(super) async fn unread(connection: &mut Lent, runs: &[Uuid]) -> Result<HashMap<RunId, Vec<Mail>>> {
-    let text = "SELECT run, id, body FROM saga.mail WHERE run = ANY($1) AND consumed IS NULL ORDER BY id";
+    let text =
+        "SELECT run, id, body, format FROM saga.mail WHERE run = ANY($1) AND consumed IS NULL ORDER BY id";
     let mut mail: HashMap<RunId, Vec<Mail>> = HashMap::new();
     for row in connection.rows(sqlx::query(text).bind(runs.to_vec())).await? {
         let one = mail_row(&row, 0)?;
@@ -70,10 +71,14 @@ pub(super) async fn unread(connection: &mut Lent, runs: &[Uuid]) -> Result<HashM
     Ok(mail)
 }
 
-/// Columns run, id, body, from the one given.
+/// Columns run, id, body, format, from the one given.
 pub(super) fn mail_row(row: &PgRow, first: usize) -> Result<Mail> {
-    let body: &str = row.try_get(first + 2).map_err(failed)?;
-    decode::mail(row.try_get(first).map_err(failed)?, row.try_get(first + 1).map_err(failed)?, body)
+    Ok(Mail {
+        run: RunId(row.try_get(first).map_err(failed)?),
+        id: MailId(row.try_get(first + 1).map_err(failed)?),
+        body: row.try_get::<&str, _>(first + 2).map_err(failed)?.into(),
+        format: row.try_get(first + 3).map_err(failed)?,
+    })
 }
 
 /// Columns run, number, worker, at, body.

@@ -135,7 +135,7 @@ async fn release(tx: &mut PgTransaction) -> Result<()> {
 }
 
 async fn unread(tx: &mut PgTransaction, commit: &Commit) -> Result<Vec<Mail>> {
-    let text = "SELECT run, id, body FROM saga.mail WHERE run = $1 AND consumed IS NULL ORDER BY id";
+    let text = "SELECT run, id, body, format FROM saga.mail WHERE run = $1 AND consumed IS NULL ORDER BY id";
     let rows = patient(sqlx::query(text).bind(commit.run.0).fetch_all(&mut **tx)).await?;
     rows.iter().map(|row| mail_row(row, 0)).collect()
 }

@@ -22,7 +22,7 @@ pub(super) async fn claim(db: &Db, claim: &Claim, sent: &Sending) -> Result<Clai
     let mut reader = db.readers.acquire().await.map_err(failed)?;
     check(&mut reader, claim.fence).await?;
     let mail = owned_mail(&mut reader, claim.fence).await?;
-    let unsettled = keys::is_unsettled(&mut reader, &claim.fingerprints).await?;
+    let unsettled = keys::is_unsettled(&mut reader, claim).await?;
     if !unsettled && ready(&mut reader, claim, sent).await?.is_empty() {
         return Ok(Claimed { sagas: Vec::new(), mail });
     }
@@ -33,7 +33,7 @@ pub(super) async fn claim(db: &Db, claim: &Claim, sent: &Sending) -> Result<Clai
     // Before ownership is taken: the mail of what is taken now comes with its journal.
     let mail = owned_mail(&mut tx, claim.fence).await?;
     if unsettled {
-        keys::give_turns(&mut tx, &claim.fingerprints).await?;
+        keys::give_turns(&mut tx, claim).await?;
     }
     let runs = ready(&mut tx, claim, sent).await?;
     sqlx::query(
@@ -74,14 +74,18 @@ async fn ready(conn: &mut SqliteConnection, claim: &Claim, sent: &Sending) -> Re
         // Their owner is drained.
         "SELECT l.run, NULL, 1 FROM saga_worker w CROSS JOIN saga_live l ON l.owner = w.id
          WHERE w.drained AND l.fingerprint IN (SELECT unhex(value) FROM json_each(?1))
+             AND NOT EXISTS (SELECT 1 FROM saga_mail n
+                 WHERE n.run = l.run AND n.consumed IS NULL AND n.format > ?3)
          ORDER BY l.run LIMIT ?2",
         // Nobody owns them, and they have mail.
         "SELECT DISTINCT l.run, l.due, 1 FROM saga_mail m CROSS JOIN saga_live l ON l.run = m.run
          WHERE m.consumed IS NULL AND l.owner IS NULL
              AND l.fingerprint IN (SELECT unhex(value) FROM json_each(?1))
+             AND NOT EXISTS (SELECT 1 FROM saga_mail n
+                 WHERE n.run = l.run AND n.consumed IS NULL AND n.format > ?3)
          ORDER BY l.due, l.run LIMIT ?2",
     ] {
-        let rows = sqlx::query(text).bind(known.clone()).bind(limit);
+        let rows = sqlx::query(text).bind(known.clone()).bind(limit).bind(claim.reads);
         found.extend(rows.fetch_all(&mut *conn).await.map_err(failed)?);
     }
     // One question per definition and priority: each ends after `limit` rows of the index, however many are due.
@@ -89,12 +93,14 @@ async fn ready(conn: &mut SqliteConnection, claim: &Claim, sent: &Sending) -> Re
     for fingerprint in &claim.fingerprints {
         for priority in Priority::ALL {
             let rows = sqlx::query(
-                "SELECT run, due - ?5, 1 FROM saga_live
+                "SELECT run, due - ?5, 1 FROM saga_live l
                  WHERE owner IS NULL AND fingerprint = ?1 AND priority = ?2 AND due <= ?3
+                     AND NOT EXISTS (SELECT 1 FROM saga_mail n
+                         WHERE n.run = l.run AND n.consumed IS NULL AND n.format > ?6)
                  ORDER BY due, run LIMIT ?4",
             );
             let rows = rows.bind(fingerprint.0).bind(priority.level()).bind(now).bind(limit);
-            let rows = rows.bind(priority.head_start().num_microseconds());
+            let rows = rows.bind(priority.head_start().num_microseconds()).bind(claim.reads);
             found.extend(rows.fetch_all(&mut *conn).await.map_err(failed)?);
         }
     }
@@ -114,7 +120,7 @@ async fn ready(conn: &mut SqliteConnection, claim: &Claim, sent: &Sending) -> Re
 
 async fn owned_mail(conn: &mut SqliteConnection, fence: Fence) -> Result<Vec<Mail>> {
     let rows = sqlx::query(
-        "SELECT m.run, m.id, m.body FROM saga_mail m CROSS JOIN saga_live l ON l.run = m.run
+        "SELECT m.run, m.id, m.body, m.format FROM saga_mail m CROSS JOIN saga_live l ON l.run = m.run
          WHERE m.consumed IS NULL AND l.owner = ? ORDER BY m.id",
     );
     let rows = rows.bind(fence.worker.0).fetch_all(conn).await.map_err(failed)?;

@@ -43,7 +43,7 @@ const JOURNAL: &str = "INSERT INTO saga_journal (run, number, worker, at, body)
     SELECT unhex(substr(value, 1, 32)), CAST(substr(value, 33, 10) AS INTEGER), $1, $3, substr(value, 43)
     FROM json_each($5)";
 
-const UNREAD: &str = "SELECT run, id, body FROM saga_mail WHERE consumed IS NULL
+const UNREAD: &str = "SELECT run, id, body, format FROM saga_mail WHERE consumed IS NULL
     AND run IN (SELECT unhex(substr(value, 1, 32)) FROM json_each($4)) ORDER BY id";
 
 /// Sagas whose pivot would start past mail that nobody has read: there is no way back from it.

@@ -120,7 +120,7 @@ async fn a_file_that_another_process_holds_is_waited_for() {
     sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
     scene.app.gate.add_permits(1000);
     let body = MailBody::Cancel { reason: "nobody".into() };
-    let busy = scene.store.post(&[Mail { id: MailId::new(), run: RunId::new(), body }]).await.unwrap_err();
+    let busy = scene.store.post(&[Mail::new(MailId::new(), RunId::new(), &body)]).await.unwrap_err();
     assert!(matches!(&busy, Error::Unavailable(why) if why.contains("locked")), "{busy}");
     assert_eq!(scene.ended().await, 0);
     sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();

@@ -14,9 +14,10 @@ use super::error::failed;
 use super::insert::ids;
 use super::read::micros;
 use super::writer::Tx;
-use crate::id::{Fingerprint, RunId};
+use crate::id::RunId;
 use crate::store::commit::Start;
 use crate::store::error::Result;
+use crate::store::worker::Claim;
 
 /// How many keys one claim deals with at most.
 const AT_ONCE: i64 = 500;
@@ -41,23 +42,26 @@ pub(super) async fn take(tx: &mut SqliteConnection, starts: &[&Start]) -> Result
 }
 
 /// Whether [`give_turns`] would find something to do.
-pub(super) async fn is_unsettled(conn: &mut SqliteConnection, known: &[Fingerprint]) -> Result<bool> {
+pub(super) async fn is_unsettled(conn: &mut SqliteConnection, claim: &Claim) -> Result<bool> {
     sqlx::query_scalar(
         "SELECT EXISTS (SELECT 1 FROM saga_live WHERE turn = 0 AND owner IS NULL)
             OR EXISTS (SELECT 1 FROM saga_key k WHERE k.run IS NULL AND (
                 EXISTS (SELECT 1 FROM saga_live l WHERE l.key = k.key AND l.turn > 0 AND l.owner IS NULL
-                    AND l.fingerprint IN (SELECT unhex(value) FROM json_each(?)))
+                    AND l.fingerprint IN (SELECT unhex(value) FROM json_each(?1))
+                    AND NOT EXISTS (SELECT 1 FROM saga_mail n
+                        WHERE n.run = l.run AND n.consumed IS NULL AND n.format > ?2))
                 OR NOT EXISTS (SELECT 1 FROM saga_live l WHERE l.key = k.key AND l.turn IS NOT NULL)))",
     )
-    .bind(ids(known.iter().map(|fingerprint| fingerprint.0)))
+    .bind(known(claim))
+    .bind(claim.reads)
     .fetch_one(conn)
     .await
     .map_err(failed)
 }
 
 /// Puts sagas that no claim has seen into the order of those that wait for their keys, and gives free keys
-/// to the first that waits and that this worker has code for. From then on that saga is due like any other.
-pub(super) async fn give_turns(tx: &mut Tx, known: &[Fingerprint]) -> Result<()> {
+/// to the first that waits and that this worker can drive. From then on that saga is due like any other.
+pub(super) async fn give_turns(tx: &mut Tx, claim: &Claim) -> Result<()> {
     let unseen = sqlx::query(
         "UPDATE saga_live SET due = until, turn = seen.turn FROM (
              SELECT run, row_number() OVER (PARTITION BY key ORDER BY since, run)
@@ -77,11 +81,13 @@ pub(super) async fn give_turns(tx: &mut Tx, known: &[Fingerprint]) -> Result<()>
              SELECT k.key, (SELECT l.run FROM saga_live l
                  WHERE l.key = k.key AND l.turn > 0 AND l.owner IS NULL
                      AND l.fingerprint IN (SELECT unhex(value) FROM json_each(?1))
+                     AND NOT EXISTS (SELECT 1 FROM saga_mail n
+                         WHERE n.run = l.run AND n.consumed IS NULL AND n.format > ?3)
                  ORDER BY l.turn LIMIT 1) AS run
              FROM saga_key k WHERE k.run IS NULL LIMIT ?2) n
          WHERE saga_key.key = n.key AND n.run IS NOT NULL RETURNING saga_key.run",
     );
-    let given = given.bind(ids(known.iter().map(|fingerprint| fingerprint.0))).bind(AT_ONCE);
+    let given = given.bind(known(claim)).bind(AT_ONCE).bind(claim.reads);
     let given = given.fetch_all(&mut **tx).await.map_err(failed)?;
     let given: Vec<Uuid> =
         given.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(failed)?;
@@ -100,4 +106,8 @@ pub(super) async fn give_turns(tx: &mut Tx, known: &[Fingerprint]) -> Result<()>
     );
     idle.execute(&mut **tx).await.map_err(failed)?;
     Ok(())
+}
+
+fn known(claim: &Claim) -> String {
+    ids(claim.fingerprints.iter().map(|fingerprint| fingerprint.0))
 }

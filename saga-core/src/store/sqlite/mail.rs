@@ -15,7 +15,7 @@ use crate::store::decode;
 use crate::store::error::Result;
 
 const MAIL: Into =
-    Into { head: "INSERT OR IGNORE INTO saga_mail (run, id, body, posted_at) VALUES ", columns: 4 };
+    Into { head: "INSERT OR IGNORE INTO saga_mail (run, id, body, format, posted_at) VALUES ", columns: 5 };
 
 pub(super) async fn post(db: &Db, batch: &[Mail]) -> Result<Vec<Posted>> {
     let mut tx = db.begin().await?;
@@ -36,7 +36,7 @@ pub(super) async fn post(db: &Db, batch: &[Mail]) -> Result<Vec<Posted>> {
     let accepted: Vec<&Mail> = accepted.map(|(mail, _)| mail).collect();
     let now = micros(Utc::now());
     insert(&mut tx, MAIL, &accepted, |query, mail| {
-        query.bind(mail.run.0).bind(mail.id.0).bind(decode::mail_text(&mail.body)).bind(now)
+        query.bind(mail.run.0).bind(mail.id.0).bind(mail.body.to_string()).bind(mail.format).bind(now)
     })
     .await?;
     tx.commit().await?;

@@ -10,6 +10,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/sqlite/0001_init.sql"),
     include_str!("../../../migrations/sqlite/0002_keys.sql"),
     include_str!("../../../migrations/sqlite/0003_attributes_and_priorities.sql"),
+    include_str!("../../../migrations/sqlite/0004_mail_formats.sql"),
 ];
 
 pub(super) async fn migrate(writer: &Writer) -> Result<()> {

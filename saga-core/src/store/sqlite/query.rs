@@ -14,7 +14,9 @@ use crate::priority::Priority;
 use crate::store::commit::JournalRow;
 use crate::store::decode;
 use crate::store::error::Result;
-use crate::store::query::{Counts, Filter, InFlight, Manifest, Query, State, Summary, WorkerInfo};
+use crate::store::query::{
+    Counts, Filter, InFlight, Manifest, Query, State, Summary, UnreadMail, WorkerInfo,
+};
 use crate::store::task::to_its_end;
 
 const SUMMARY: &str = "SELECT s.run, s.definition, s.version, s.fingerprint, s.saga, s.digest, s.started_at,
@@ -97,6 +99,20 @@ impl Query for SqliteStore {
              FROM saga_start s LEFT JOIN saga_live l ON l.run = s.run GROUP BY 1, 2 ORDER BY 1, 2",
         );
         self.read(query).await?.iter().map(counts).collect()
+    }
+
+    async fn unread_mail(&self) -> Result<Vec<UnreadMail>> {
+        let query = sqlx::query(
+            "SELECT format, count(*) FROM (
+                 SELECT max(m.format) AS format FROM saga_mail m JOIN saga_live l ON l.run = m.run
+                 WHERE m.consumed IS NULL GROUP BY m.run)
+             GROUP BY 1 ORDER BY 1",
+        );
+        let unread = |row: &SqliteRow| {
+            let runs = row.try_get::<i64, _>(1).map_err(failed)?.unsigned_abs();
+            Ok(UnreadMail { format: row.try_get(0).map_err(failed)?, runs })
+        };
+        self.read(query).await?.iter().map(unread).collect()
     }
 
     async fn in_flight(&self, due_before: Timestamp) -> Result<Vec<InFlight>> {

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::Db;
 use super::error::failed;
 use super::insert::ids;
-use crate::id::{Fingerprint, RunId, WorkerId};
+use crate::id::{Fingerprint, MailId, RunId, WorkerId};
 use crate::journal::Timestamp;
 use crate::priority::Priority;
 use crate::store::commit::{JournalRow, Loaded, Mail};
@@ -74,7 +74,7 @@ pub(super) async fn sagas(conn: &mut SqliteConnection, runs: &[RunId]) -> Result
 /// The mail that no commit has consumed, of the runs in a list of [`ids`], in the order of its ids.
 pub(super) async fn unread(conn: &mut SqliteConnection, runs: String) -> Result<HashMap<RunId, Vec<Mail>>> {
     let rows = sqlx::query(
-        "SELECT run, id, body FROM saga_mail WHERE consumed IS NULL
+        "SELECT run, id, body, format FROM saga_mail WHERE consumed IS NULL
          AND run IN (SELECT unhex(value) FROM json_each(?)) ORDER BY id",
     )
     .bind(runs)
@@ -94,10 +94,14 @@ pub(super) fn mail_rows(rows: &[SqliteRow]) -> Result<HashMap<RunId, Vec<Mail>>>
     Ok(mail)
 }
 
-/// Columns run, id, body.
+/// Columns run, id, body, format.
 pub(super) fn mail_row(row: &SqliteRow) -> Result<Mail> {
-    let body: &str = row.try_get(2).map_err(failed)?;
-    decode::mail(row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?, body)
+    Ok(Mail {
+        run: RunId(row.try_get(0).map_err(failed)?),
+        id: MailId(row.try_get(1).map_err(failed)?),
+        body: row.try_get::<&str, _>(2).map_err(failed)?.into(),
+        format: row.try_get(3).map_err(failed)?,
+    })
 }
 
 /// Columns run, number, worker, at, body.

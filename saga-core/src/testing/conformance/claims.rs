@@ -36,10 +36,10 @@ pub(super) async fn a_claim_takes_only_definitions_it_has_code_for(rig: &Rig) ->
     rig.store().fence(dead.worker).await?;
     rig.store().post(&[cancel(foreign.run)]).await?;
     same!(runs(&rig.claim(fence).await?), [known], "what is claimed by one fingerprint");
-    let none = Claim { fence, fingerprints: vec![], limit: 10 };
+    let none = Claim { fingerprints: vec![], ..claim(fence, 10) };
     same!(rig.store().claim(&none).await?.sagas, [], "what is claimed by no fingerprint");
     let both =
-        Claim { fence, fingerprints: vec![fingerprint("place-order"), fingerprint("refund")], limit: 10 };
+        Claim { fingerprints: vec![fingerprint("place-order"), fingerprint("refund")], ..claim(fence, 10) };
     let mut taken = runs(&rig.store().claim(&both).await?);
     taken.sort_unstable();
     let mut wanted = vec![foreign.run, lost.run];

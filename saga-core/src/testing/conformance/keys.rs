@@ -1,11 +1,11 @@
 //! Of all sagas that were started under one key, one is under way at a time.
 
 use super::rig::{
-    BEGAN, Rig, cancel, claim, end, go, holds, join, named, runs, same, seconds, start, start_of, then,
+    BEGAN, Rig, cancel, claim, end, go, holds, join, named, newer, runs, same, seconds, start, start_of, then,
 };
 use super::{Broken, Verdict};
 use crate::id::{Key, RunId};
-use crate::journal::{EndKind, Timestamp};
+use crate::journal::{EndKind, MailBody, Timestamp};
 use crate::store::{Claim, Commit, Fence, Keyed, Start, StartReply, State, Summary, Then};
 
 /// What an owned start has in its first commit, and one that nobody owns has not.
@@ -247,13 +247,27 @@ pub(super) async fn a_key_is_not_given_to_a_saga_that_nobody_here_can_drive(rig:
     same!(runs(&rig.claim(fence).await?), [known.run], "what is claimed by one fingerprint");
     rig.commit(fence, under("k", end(known.run, 1))).await?;
     same!(rig.claim(fence).await?.sagas, [], "what is claimed by one fingerprint afterwards");
-    let refunds = Claim { fence, fingerprints: vec![foreign.fingerprint], limit: 10 };
+    let refunds = Claim { fingerprints: vec![foreign.fingerprint], ..claim(fence, 10) };
     same!(runs(&rig.store().claim(&refunds).await?), [foreign.run], "what is claimed by the other");
     same!(
         rig.a.query.find(&named("refund"), "a").await?.and_then(|saga| saga.key),
         Some(named_key("k")),
         "its key"
     );
+    Ok(())
+}
+
+pub(super) async fn a_key_is_not_given_to_a_saga_with_newer_mail(rig: &Rig) -> Verdict {
+    let fence = rig.worker().await?;
+    let (first, second) = (keyed("a", "k", false), keyed("b", "k", false));
+    rig.starts(None, &first).await?;
+    rig.starts(None, &second).await?;
+    rig.store().post(&[newer(first.run)]).await?;
+    same!(runs(&rig.claim(fence).await?), [second.run], "what is given the key beside newer mail");
+    rig.commit(fence, under("k", end(second.run, 1))).await?;
+    same!(rig.claim(fence).await?.sagas, [], "what is given the key afterwards");
+    let reads = Claim { reads: MailBody::FORMAT + 1, ..claim(fence, 10) };
+    same!(runs(&rig.store().claim(&reads).await?), [first.run], "what is given the key by one that reads it");
     Ok(())
 }
 

@@ -1,10 +1,10 @@
 //! Mail is only ever inserted, and only the owner consumes it.
 
 use super::Verdict;
-use super::rig::{Rig, cancel, end, go, holds, same};
+use super::rig::{Rig, cancel, claim, end, go, holds, newer, runs, same, seconds, then};
 use crate::id::RunId;
-use crate::journal::EndKind;
-use crate::store::{CommitReply, Posted};
+use crate::journal::{EndKind, MailBody};
+use crate::store::{Claim, CommitReply, Mail, Posted, Then, UnreadMail};
 
 pub(super) async fn mail_is_kept_once(rig: &Rig) -> Verdict {
     let fence = rig.worker().await?;
@@ -103,5 +103,81 @@ pub(super) async fn a_refused_commit_consumes_no_mail(rig: &Rig) -> Verdict {
     let replies = rig.store().commit(fence, &batch).await?;
     same!(replies, [CommitReply::Committed { mail: vec![] }, CommitReply::Refused], "one of two");
     same!(rig.commit(stranger, go(b, 1)).await?, [theirs], "the mail of the saga whose commit was refused");
+    Ok(())
+}
+
+/// A store keeps what others say, and does not read it.
+pub(super) async fn mail_that_cannot_be_read_harms_nobody(rig: &Rig) -> Verdict {
+    let fence = rig.worker().await?;
+    let (a, b) = (rig.owned(fence, "a").await?, rig.owned(fence, "b").await?);
+    let (plain, strange) = (cancel(a), newer(b));
+    let damaged = Mail { body: r#"{"cancel":{"reas"#.into(), ..cancel(b) };
+    let mail = [plain.clone(), strange.clone(), damaged.clone()];
+    same!(rig.store().post(&mail).await?, [Posted::Accepted; 3], "mail of three kinds");
+    let of_b = vec![strange, damaged];
+    let both: Vec<Mail> = std::iter::once(plain.clone()).chain(of_b.clone()).collect();
+    same!(rig.claim(fence).await?.mail, both, "the mail of what is owned");
+    let replies = rig.store().commit(fence, &[go(a, 1), go(b, 1)]).await?;
+    let committed = |mail| CommitReply::Committed { mail };
+    same!(replies, [committed(vec![plain]), committed(of_b.clone())], "a batch of both");
+    same!(rig.store().load(b).await?.map(|saga| saga.mail), Some(of_b.clone()), "the mail that is loaded");
+    let mut pivot = go(b, 2);
+    pivot.pivot = true;
+    let replies = rig.store().commit(fence, &[pivot]).await?;
+    same!(replies, [CommitReply::Unread { mail: of_b }], "a pivot past it");
+    Ok(())
+}
+
+pub(super) async fn a_saga_with_newer_mail_is_left_to_newer_workers(rig: &Rig) -> Verdict {
+    let (fence, dead) = (rig.worker().await?, rig.worker().await?);
+    let mut left = Vec::new();
+    for (saga, consequence) in [("due", Then::Wait(seconds(-60))), ("blocked", Then::Block)] {
+        let run = rig.owned(fence, saga).await?;
+        rig.commit(fence, then(run, 1, consequence)).await?;
+        left.push(run);
+    }
+    left.push(rig.unowned("unowned").await?);
+    left.push(rig.owned(dead, "orphaned").await?);
+    rig.store().fence(dead.worker).await?;
+    // Beside mail that every worker reads, too.
+    let mail: Vec<Mail> = left.iter().flat_map(|run| [cancel(*run), newer(*run)]).collect();
+    rig.store().post(&mail).await?;
+    let neighbour = rig.unowned("neighbour").await?;
+    same!(runs(&rig.claim(fence).await?), [neighbour], "what a worker is given that cannot read the mail");
+    let reads = Claim { reads: MailBody::FORMAT + 1, ..claim(fence, 100) };
+    let mut taken = rig.store().claim(&reads).await?.sagas;
+    taken.sort_unstable_by_key(|saga| saga.run);
+    left.sort_unstable();
+    same!(taken.iter().map(|saga| saga.run).collect::<Vec<_>>(), left, "what one is given that can");
+    for saga in taken {
+        let wanted: Vec<Mail> = mail.iter().filter(|mail| mail.run == saga.run).cloned().collect();
+        same!(saga.mail, wanted, "its mail");
+        // Read, it is nothing in the way any more.
+        let number = u32::try_from(saga.journal.len()).expect("a short journal");
+        let mut commit = then(saga.run, number, Then::Wait(seconds(-60)));
+        commit.mail = wanted.iter().map(|mail| mail.id).collect();
+        rig.commit(fence, commit).await?;
+    }
+    let mut again = runs(&rig.claim(fence).await?);
+    again.sort_unstable();
+    same!(again, left, "what any worker is given once the mail was read");
+    Ok(())
+}
+
+pub(super) async fn unread_mail_is_counted_by_format(rig: &Rig) -> Verdict {
+    let fence = rig.worker().await?;
+    same!(rig.a.query.unread_mail().await?, [], "the unread mail of nothing");
+    let (a, b, c) =
+        (rig.owned(fence, "a").await?, rig.owned(fence, "b").await?, rig.owned(fence, "c").await?);
+    let read = cancel(c);
+    rig.store().post(&[cancel(a), newer(a), cancel(b), cancel(b), read.clone()]).await?;
+    let mut commit = go(c, 1);
+    commit.mail = vec![read.id];
+    rig.commit(fence, commit).await?;
+    let count = |format| UnreadMail { format, runs: 1 };
+    let wanted = [count(MailBody::FORMAT), count(MailBody::FORMAT + 1)];
+    same!(rig.a.query.unread_mail().await?, wanted, "the runs with unread mail");
+    rig.commit(fence, end(a, 1)).await?;
+    same!(rig.a.query.unread_mail().await?, wanted[..1], "the runs with unread mail after an end");
     Ok(())
 }

@@ -233,6 +233,7 @@ pub fn cases() -> Vec<Case> {
             mail_reaches_a_saga_that_waits_for_its_key,
             a_deadline_reaches_a_saga_that_waits_for_its_key,
             a_key_is_not_given_to_a_saga_that_nobody_here_can_drive,
+            a_key_is_not_given_to_a_saga_with_newer_mail,
             keys_exclude_also_in_a_race;
         mails:
             mail_is_kept_once,
@@ -241,7 +242,10 @@ pub fn cases() -> Vec<Case> {
             mail_for_an_ended_saga_is_answered_from_its_end,
             a_commit_gives_the_unread_mail_of_its_saga,
             a_commit_consumes_only_the_mail_it_names,
-            a_refused_commit_consumes_no_mail;
+            a_refused_commit_consumes_no_mail,
+            mail_that_cannot_be_read_harms_nobody,
+            a_saga_with_newer_mail_is_left_to_newer_workers,
+            unread_mail_is_counted_by_format;
         texts:
             every_text_is_kept_as_it_was,
             a_huge_body_is_kept,

@@ -161,7 +161,7 @@ pub(super) fn start_of(definition: &str, saga: &str, owned: bool) -> Start {
 }
 
 pub(super) fn claim(fence: Fence, limit: usize) -> Claim {
-    Claim { fence, fingerprints: vec![fingerprint("place-order")], limit }
+    Claim { fence, fingerprints: vec![fingerprint("place-order")], limit, reads: MailBody::FORMAT }
 }
 
 /// A commit that goes on.
@@ -183,7 +183,12 @@ pub(super) fn end(run: RunId, number: u32) -> Commit {
 }
 
 pub(super) fn cancel(run: RunId) -> Mail {
-    Mail { id: MailId::new(), run, body: MailBody::Cancel { reason: "changed my mind".into() } }
+    Mail::new(MailId::new(), run, &MailBody::Cancel { reason: "changed my mind".into() })
+}
+
+/// Mail that this version of the crate cannot read.
+pub(super) fn newer(run: RunId) -> Mail {
+    Mail { format: MailBody::FORMAT + 1, body: "what comes one day".into(), ..cancel(run) }
 }
 
 /// A time that stores keep exactly, so many seconds from now.

@@ -27,7 +27,7 @@ pub(super) async fn every_text_is_kept_as_it_was(rig: &Rig) -> Verdict {
         let run = rig.owned(fence, text).await?;
         let found = rig.a.query.find(&super::rig::named("place-order"), text).await?;
         same!(found.map(|saga| (saga.run, saga.saga)), Some((run, (*text).to_owned())), "the saga by its id");
-        let mail = Mail { id: MailId::new(), run, body: MailBody::Cancel { reason: (*text).into() } };
+        let mail = Mail::new(MailId::new(), run, &MailBody::Cancel { reason: (*text).into() });
         rig.store().post(std::slice::from_ref(&mail)).await?;
         let mut commit = go(run, 1);
         commit.body = serde_json::to_string(&[text]).expect("text can be written").into();

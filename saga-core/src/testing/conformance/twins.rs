@@ -9,12 +9,12 @@ use async_trait::async_trait;
 use super::{Database, run};
 use crate::attributes::Attributes;
 use crate::id::{MailId, Name, RunId, WorkerId};
-use crate::journal::Timestamp;
+use crate::journal::{MailBody, Timestamp};
 use crate::priority::Priority;
 use crate::store::{
     Backend, Claim, Claimed, Commit, CommitReply, Counts, Error, Fence, Filter, JournalRow, Loaded, Mail,
     Manifest, MemoryStore, NewWorker, Posted, Pruned, Query, Renewal, Result, Retain, Start, StartReply,
-    Store, Summary, Then, WorkerInfo,
+    Store, Summary, Then, UnreadMail, WorkerInfo,
 };
 
 /// What a twin does wrong.
@@ -72,6 +72,12 @@ enum Bug {
     CutsAtNul,
     /// The second page of a list is the first again.
     RepeatsPages,
+    /// Mail is read, and what does not read is an error.
+    ReadsMail,
+    /// Sagas are given to workers that cannot read their mail.
+    IgnoresFormats,
+    /// All unread mail is counted as of one format.
+    CountsMailOnce,
     /// A journal is removed before its time.
     ForgetsTooEarly,
     /// Ended sagas are not counted.
@@ -119,6 +125,14 @@ impl Twin {
 
     fn without_eaten(&self, mail: &mut Vec<Mail>) {
         mail.retain(|mail| !self.eaten.lock().unwrap().contains(&mail.id));
+    }
+
+    fn decoded<'a>(&self, mut mail: impl Iterator<Item = &'a Mail>) -> Result<()> {
+        let strange = |mail: &Mail| serde_json::from_str::<MailBody>(&mail.body).is_err();
+        match self.has(Bug::ReadsMail) && mail.any(strange) {
+            true => Err(Error::Unusable("a stored mail does not read".into())),
+            false => Ok(()),
+        }
     }
 
     async fn met(&self, fence: Fence) -> bool {
@@ -190,7 +204,11 @@ impl Store for Twin {
         if self.has(Bug::IgnoresTheLimit) {
             asked.limit = usize::MAX;
         }
+        if self.has(Bug::IgnoresFormats) {
+            asked.reads = i16::MAX;
+        }
         let mut claimed = self.real.claim(&asked).await?;
+        self.decoded(claimed.mail.iter().chain(claimed.sagas.iter().flat_map(|saga| &saga.mail)))?;
         if self.has(Bug::ForgetsTheQueue) {
             claimed.sagas.iter_mut().for_each(|saga| saga.queued = false);
         }
@@ -288,6 +306,7 @@ impl Store for Twin {
         }
         for reply in &mut replies {
             if let CommitReply::Committed { mail } = reply {
+                self.decoded(mail.iter())?;
                 self.without_eaten(mail);
                 if self.has(Bug::ForgetsMailInReplies) {
                     mail.clear();
@@ -361,6 +380,13 @@ impl Query for Twin {
         }
         Ok(counts)
     }
+    async fn unread_mail(&self) -> Result<Vec<UnreadMail>> {
+        let mut unread = self.real.unread_mail().await?;
+        if self.has(Bug::CountsMailOnce) {
+            unread.truncate(1);
+        }
+        Ok(unread)
+    }
 }
 
 #[tokio::test]
@@ -393,6 +419,10 @@ async fn every_twin_is_caught_by_the_guarantee_that_it_breaks() {
         (NormalisesJson, "every_text_is_kept_as_it_was"),
         (CutsAtNul, "a_nul_character_harms_nobody"),
         (RepeatsPages, "a_list_is_filtered_and_paged"),
+        (ReadsMail, "mail_that_cannot_be_read_harms_nobody"),
+        (IgnoresFormats, "a_saga_with_newer_mail_is_left_to_newer_workers"),
+        (IgnoresFormats, "a_key_is_not_given_to_a_saga_with_newer_mail"),
+        (CountsMailOnce, "unread_mail_is_counted_by_format"),
         (ForgetsTooEarly, "a_journal_goes_once_its_saga_ended_long_enough_ago"),
         (CountsOnlyTheLiving, "counts_are_by_definition_and_state"),
         (ForgetsPriorities, "priority_counts_as_time_in_a_claim"),
