@@ -5,6 +5,7 @@
 //! the relay works, and its own table of broken histories shows what it catches.
 
 mod bloat;
+mod dropped;
 mod faults;
 mod guarded;
 mod history;

@@ -21,6 +21,11 @@ impl Pump<'_> {
             self.window.admit_mark(mark);
         }
         self.spans.opened(span, self.window.next_ticket());
+        if page.caught_up {
+            // What is left of them was acknowledged before; kept on, they would swallow a replay.
+            self.caught_up = true;
+            (self.found, self.dropped) = Default::default();
+        }
         Ok(())
     }
 
@@ -38,6 +43,10 @@ impl Pump<'_> {
     fn admit_known(&mut self, event: Event, origin: Origin) -> Option<Event> {
         if !self.found.is_empty() && self.found.remove(&event.id) {
             self.stats.already_there.add(1);
+            self.window.admit_done(origin);
+            return None;
+        }
+        if !self.dropped.is_empty() && self.dropped.remove(&event.seq) {
             self.window.admit_done(origin);
             return None;
         }
@@ -90,6 +99,9 @@ impl Pump<'_> {
         let (source, limit) = (self.source.clone(), self.settings.page_events);
         let parked = whole(async move { source.parked(limit).await }).await?;
         self.parked = parked.keys;
+        if !self.caught_up {
+            self.dropped.extend(parked.dropped);
+        }
         if parked.complete
             && let Some(event) = parked.released.first()
         {

@@ -42,6 +42,10 @@ pub(super) struct Pump<'a> {
     pub(super) spans: Pages,
     /// Events found in the topics, not read from the source yet; also released ones, which may be read again.
     pub(super) found: HashSet<Uuid>,
+    /// Rows that an operator has dropped, and that may be read again.
+    pub(super) dropped: HashSet<i64>,
+    /// Nothing that a predecessor read is read again any more: what comes is new, or replayed.
+    pub(super) caught_up: bool,
     pub(super) parked: HashSet<Key>,
     /// When to send again what failed.
     pub(super) again: BinaryHeap<Reverse<(Instant, Ticket)>>,
@@ -77,6 +81,8 @@ impl<'a> Pump<'a> {
             tails: Tails::new(resumed.tail),
             spans,
             found,
+            dropped: resumed.dropped,
+            caught_up: false,
             parked: resumed.parked,
             again: BinaryHeap::new(),
             refused: HashMap::new(),
@@ -210,7 +216,7 @@ impl<'a> Pump<'a> {
             }
             self.stats.published.add(1);
             self.stats.lag_ms.set_i64(now - event.created_at);
-            if self.window.is_released(ticket) {
+            if !self.caught_up && self.window.is_released(ticket) {
                 // If a predecessor set it aside and passed no mark behind it, it will be read again.
                 self.found.insert(event.id);
             }
@@ -283,7 +289,7 @@ async fn read(source: Arc<dyn Source>, limit: usize, pages: mpsc::Sender<Result<
     let mut idle = 0;
     loop {
         let page = source.read(limit).await;
-        if page.as_ref().is_ok_and(|page| page.events.is_empty() && page.mark.is_none()) {
+        if page.as_ref().is_ok_and(|page| page.events.is_empty() && page.mark.is_none() && !page.caught_up) {
             tokio::select! {
                 biased;
                 () = pages.closed() => return,

@@ -70,6 +70,11 @@ impl MemorySink {
         self.cluster.lock().expect("never poisoned").faults.extend(faults);
     }
 
+    /// Forgets the faults that have not happened yet.
+    pub fn heal(&self) {
+        self.cluster.lock().expect("never poisoned").faults.clear();
+    }
+
     /// The records of a topic.
     pub fn topic(&self, name: &str) -> Vec<Stored> {
         self.cluster.lock().expect("never poisoned").topics.get(name).cloned().unwrap_or_default()

@@ -23,8 +23,8 @@ pub struct Ack {
     pub mark: Option<Mark>,
     /// From where on the topics may hold events that are not acknowledged here.
     pub tail: Tail,
-    /// Events set aside. A row that is there already stays as it is: the event was read again after a restart,
-    /// and an operator may have decided about it since.
+    /// Events set aside. A row that is there already, dropped or not, stays as it is: the event was read again
+    /// after a restart, and an operator may have decided about it since.
     pub parks: Vec<Park>,
     /// Released rows that are set aside again, each with all of its key.
     pub parks_again: Vec<Park>,
@@ -39,6 +39,8 @@ pub struct Resumed {
     pub tail: Tail,
     /// The keys with parked events.
     pub parked: HashSet<Key>,
+    /// Rows, by number, that an operator has dropped; some of them may be read again.
+    pub dropped: HashSet<i64>,
 }
 
 /// Parked keys as they are now, and the events of one that an operator has released.
@@ -50,6 +52,8 @@ pub struct ParkedNow {
     pub released: Vec<Event>,
     /// Whether these are all of that key.
     pub complete: bool,
+    /// Rows, by number, that an operator has dropped; at least those whose keys are not among `keys` any more.
+    pub dropped: HashSet<i64>,
 }
 
 /// A parked event, for people.
@@ -66,7 +70,7 @@ pub struct ParkedEvent {
 pub enum Decision {
     /// Publish them, in order, before later ones of their key.
     Release,
-    /// Never publish them; later ones of their key are published again.
+    /// Never publish them, not even if a restart reads them again; later ones of their key are published again.
     Drop,
 }
 
@@ -131,7 +135,8 @@ pub trait Source: Send + Sync + 'static {
     async fn list_parked(&self, limit: usize) -> Result<Vec<ParkedEvent>>;
 
     /// Records an operator's decision about all parked events of a key, or of all keys; answers how
-    /// many events it concerns. The relay that holds the lease carries it out.
+    /// many events it concerns. The relay that holds the lease carries it out. What was dropped is decided for
+    /// good, and no decision concerns it any more.
     async fn decide(&self, key: Option<&Key>, decision: Decision) -> Result<u64>;
 
     /// The parked keys, and at most `limit` events of one that was released.

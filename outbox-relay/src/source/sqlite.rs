@@ -1,7 +1,8 @@
 //! An outbox in a SQLite file.
 //!
 //! SQLite has one writer at a time, so `seq` is the order of commits and `seq > cursor` misses
-//! nothing. Acknowledging deletes, in the transaction that moves the cursor; what is parked stays.
+//! nothing. Acknowledging deletes, in the transaction that moves the cursor; what is parked stays. What was
+//! dropped goes with its row.
 //!
 //! Beside the file lies a lock file that the relay's process holds: the system frees it when the
 //! process dies, however it dies. A free lock therefore means a dead holder, and the lease is taken
@@ -51,6 +52,7 @@ pub struct SqliteSource {
 struct Reading {
     after: i64,
     page: PageSize,
+    caught_up: bool,
 }
 
 impl SqliteSource {
@@ -186,25 +188,27 @@ impl Source for SqliteSource {
             .ok_or_else(|| self.fenced(epoch))?;
         let after = row.try_get("cursor")?;
         *self.reading.lock().expect("never poisoned") = Reading { after, ..Reading::default() };
-        Ok(Resumed { tail: stored_tail(row.try_get("tail")?)?, parked: parked_keys(&self.pool).await? })
+        let tail = stored_tail(row.try_get("tail")?)?;
+        Ok(Resumed { tail, parked: parked_keys(&self.pool).await?, dropped: dropped(&self.pool).await? })
     }
 
     async fn read(&self, limit: usize) -> Result<Page> {
-        let (after, rows) = {
+        let (after, asked) = {
             let reading = self.reading.lock().expect("never poisoned");
             (reading.after, reading.page.rows(limit))
         };
         let rows = sqlx::query(events!("WHERE e.seq > ?1 ORDER BY e.seq LIMIT ?2"))
             .bind(after)
-            .bind(i64::try_from(rows).unwrap_or(i64::MAX))
+            .bind(i64::try_from(asked).unwrap_or(i64::MAX))
             .fetch_all(&self.pool)
             .await?;
         let events = rows.iter().map(event).collect::<Result<Vec<_>>>()?;
-        let Some(last) = events.last() else { return Ok(Page::default()) };
         let mut reading = self.reading.lock().expect("never poisoned");
+        let caught_up = events.len() < asked && !std::mem::replace(&mut reading.caught_up, true);
+        let Some(last) = events.last() else { return Ok(Page { caught_up, ..Page::default() }) };
         reading.after = last.seq;
         reading.page.learn(&events);
-        Ok(Page { mark: Some(last.seq.unsigned_abs()), events })
+        Ok(Page { mark: Some(last.seq.unsigned_abs()), events, caught_up })
     }
 
     async fn wait(&self, idle: u32) {
@@ -243,7 +247,7 @@ impl Source for SqliteSource {
         for park in &ack.parks_again {
             sqlx::query(
                 "UPDATE outbox_parked SET released = 0, reason = iif(seq = ?2, ?3, reason) \
-                 WHERE outbox = ?1 AND aggregatetype = ?4 AND aggregateid = ?5",
+                 WHERE outbox = ?1 AND aggregatetype = ?4 AND aggregateid = ?5 AND NOT dropped",
             )
             .bind(OUTBOX)
             .bind(park.seq)
@@ -261,12 +265,18 @@ impl Source for SqliteSource {
                 .await?;
         }
         sqlx::query(
-            "DELETE FROM outbox_event WHERE seq <= ?1 AND seq NOT IN (SELECT seq FROM outbox_parked WHERE outbox = ?2)",
+            "DELETE FROM outbox_event WHERE seq <= ?1 \
+                 AND seq NOT IN (SELECT seq FROM outbox_parked WHERE outbox = ?2 AND NOT dropped)",
         )
         .bind(cursor)
         .bind(OUTBOX)
         .execute(&mut *tx)
         .await?;
+        sqlx::query("DELETE FROM outbox_parked WHERE outbox = ?1 AND dropped AND seq <= ?2")
+            .bind(OUTBOX)
+            .bind(cursor)
+            .execute(&mut *tx)
+            .await?;
         tx.commit().await?;
         Ok(())
     }
@@ -278,7 +288,7 @@ impl Source for SqliteSource {
     async fn list_parked(&self, limit: usize) -> Result<Vec<ParkedEvent>> {
         let rows = sqlx::query(
             "SELECT seq, id, aggregatetype, aggregateid, reason, released FROM outbox_parked \
-             WHERE outbox = ?1 ORDER BY seq LIMIT ?2",
+             WHERE outbox = ?1 AND NOT dropped ORDER BY seq LIMIT ?2",
         )
         .bind(OUTBOX)
         .bind(i64::try_from(limit).unwrap_or(i64::MAX))
@@ -300,11 +310,11 @@ impl Source for SqliteSource {
     async fn decide(&self, key: Option<&Key>, decision: Decision) -> Result<u64> {
         let sql = match decision {
             Decision::Release => {
-                "UPDATE outbox_parked SET released = 1 WHERE outbox = ?1 \
+                "UPDATE outbox_parked SET released = 1 WHERE outbox = ?1 AND NOT dropped \
                      AND (?2 IS NULL OR (aggregatetype = ?2 AND aggregateid = ?3))"
             }
             Decision::Drop => {
-                "DELETE FROM outbox_parked WHERE outbox = ?1 \
+                "UPDATE outbox_parked SET released = 0, dropped = 1 WHERE outbox = ?1 AND NOT dropped \
                      AND (?2 IS NULL OR (aggregatetype = ?2 AND aggregateid = ?3))"
             }
         };
@@ -319,23 +329,27 @@ impl Source for SqliteSource {
 
     async fn parked(&self, limit: usize) -> Result<ParkedNow> {
         let keys = parked_keys(&self.pool).await?;
+        // After the keys: a key that is not among them because it was dropped just now is found here.
+        let dropped = dropped(&self.pool).await?;
         if keys.is_empty() {
-            return Ok(ParkedNow::default());
+            return Ok(ParkedNow { dropped, ..ParkedNow::default() });
         }
         // All of the key, also what was set aside after the operator's decision.
         let key = sqlx::query(
-            "UPDATE outbox_parked SET released = 1 WHERE (aggregatetype, aggregateid) IN (\
-                 SELECT aggregatetype, aggregateid FROM outbox_parked \
-                 WHERE outbox = ?1 AND released ORDER BY seq LIMIT 1) \
+            "UPDATE outbox_parked SET released = 1 WHERE outbox = ?1 AND NOT dropped \
+                 AND (aggregatetype, aggregateid) IN (\
+                     SELECT aggregatetype, aggregateid FROM outbox_parked \
+                     WHERE outbox = ?1 AND released ORDER BY seq LIMIT 1) \
              RETURNING aggregatetype, aggregateid",
         )
         .bind(OUTBOX)
         .fetch_optional(&self.pool)
         .await?;
-        let Some(key) = key else { return Ok(ParkedNow { keys, ..ParkedNow::default() }) };
+        let Some(key) = key else { return Ok(ParkedNow { keys, dropped, ..ParkedNow::default() }) };
         let rows = sqlx::query(events!(
             "JOIN outbox_parked AS p USING (seq) \
-             WHERE p.outbox = ?1 AND p.aggregatetype = ?2 AND p.aggregateid = ?3 ORDER BY e.seq LIMIT ?4"
+             WHERE p.outbox = ?1 AND p.aggregatetype = ?2 AND p.aggregateid = ?3 AND NOT p.dropped \
+             ORDER BY e.seq LIMIT ?4"
         ))
         .bind(OUTBOX)
         .bind(key.try_get::<String, _>(0)?)
@@ -344,17 +358,23 @@ impl Source for SqliteSource {
         .fetch_all(&self.pool)
         .await?;
         let released = rows.iter().map(event).collect::<Result<Vec<_>>>()?;
-        Ok(ParkedNow { complete: released.len() < limit, keys, released })
+        Ok(ParkedNow { complete: released.len() < limit, keys, released, dropped })
     }
 }
 
 async fn parked_keys(pool: &SqlitePool) -> Result<HashSet<Key>> {
-    let keys: Vec<(String, String)> =
-        sqlx::query_as("SELECT DISTINCT aggregatetype, aggregateid FROM outbox_parked WHERE outbox = ?1")
-            .bind(OUTBOX)
-            .fetch_all(pool)
-            .await?;
+    let keys: Vec<(String, String)> = sqlx::query_as(
+        "SELECT DISTINCT aggregatetype, aggregateid FROM outbox_parked WHERE outbox = ?1 AND NOT dropped",
+    )
+    .bind(OUTBOX)
+    .fetch_all(pool)
+    .await?;
     Ok(keys.into_iter().map(|(aggregate_type, aggregate_id)| Key { aggregate_type, aggregate_id }).collect())
+}
+
+async fn dropped(pool: &SqlitePool) -> Result<HashSet<i64>> {
+    let dropped = sqlx::query_scalar("SELECT seq FROM outbox_parked WHERE outbox = ?1 AND dropped");
+    Ok(dropped.bind(OUTBOX).fetch_all(pool).await?.into_iter().collect())
 }
 
 fn event(row: &SqliteRow) -> Result<Event> {

@@ -37,11 +37,16 @@ pub const POSTGRES: &[Migration] = &[
     migration!(2, "postgres", "inbox"),
     migration!(3, "postgres", "relay"),
     migration!(4, "postgres", "slot"),
+    migration!(5, "postgres", "dropped"),
 ];
 
 /// The SQLite migrations.
-pub const SQLITE: &[Migration] =
-    &[migration!(1, "sqlite", "event"), migration!(2, "sqlite", "inbox"), migration!(3, "sqlite", "relay")];
+pub const SQLITE: &[Migration] = &[
+    migration!(1, "sqlite", "event"),
+    migration!(2, "sqlite", "inbox"),
+    migration!(3, "sqlite", "relay"),
+    migration!(4, "sqlite", "dropped"),
+];
 
 /// Creates or updates the tables; answers which migrations it applied. Safe to call from several
 /// processes at once, and at every start: one takes the lock, the others find nothing to do.

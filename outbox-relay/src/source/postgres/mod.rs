@@ -9,7 +9,8 @@
 //! the [`cursor`], moved only in statements that are conditional on the lease's epoch;
 //! `outbox.parked` names rows that are set aside. A row is *done* when the cursor has passed it and it
 //! is not parked; sweeping deletes done rows later, in batches, so the cursor moves by one small
-//! update and the table's dead rows do not pile up behind somebody's long transaction.
+//! update and the table's dead rows do not pile up behind somebody's long transaction. What an operator
+//! [dropped](operate) is named there until its row is gone.
 //!
 //! Acknowledgements are committed without waiting for the disk. A crash of Postgres may so forget the
 //! last of them, always together with everything after it; then events are read again, and skipped

@@ -1,4 +1,13 @@
 //! Operators' verbs.
+//!
+//! # A drop must hold
+//!
+//! A relay may read an event again that it had set aside: after a crash, if no mark behind it was durable. So
+//! the row in `outbox.parked` is not deleted by a drop, but says so: by that the event is passed over when it is read
+//! again, and it cannot be set aside anew. It goes when nothing can read the event any more: with the event's row,
+//! which also lets `verify` know until then that it was not to be published; where rows are not removed, when
+//! an acknowledgement has passed the place in the log at which the drop was decided, before which it was committed.
+//! Only a replay, which is a later word of the operator's, takes a drop back.
 
 use super::PostgresSource;
 use super::cursor::Snapshot;
@@ -15,7 +24,7 @@ use std::collections::BTreeSet;
 pub(super) async fn list_parked(source: &PostgresSource, limit: usize) -> Result<Vec<ParkedEvent>> {
     let rows = sqlx::query(
         "SELECT seq, id, aggregatetype, aggregateid, reason, released FROM outbox.parked \
-         WHERE outbox = $1 ORDER BY seq LIMIT $2",
+         WHERE outbox = $1 AND dropped IS NULL ORDER BY seq LIMIT $2",
     )
     .bind(&source.table.name)
     .bind(i64::try_from(limit).unwrap_or(i64::MAX))
@@ -39,23 +48,28 @@ pub(super) async fn list_parked(source: &PostgresSource, limit: usize) -> Result
         .collect()
 }
 
+/// With a full commit: a crash of Postgres must not forget what the operator was told.
 pub(super) async fn decide(source: &PostgresSource, key: Option<&Key>, decision: Decision) -> Result<u64> {
     let sql = match decision {
         Decision::Release => {
-            "UPDATE outbox.parked SET released = true WHERE outbox = $1 \
+            "UPDATE outbox.parked SET released = true WHERE outbox = $1 AND dropped IS NULL \
                  AND ($2 IS NULL OR (aggregatetype = $2 AND aggregateid = $3))"
         }
         Decision::Drop => {
-            "DELETE FROM outbox.parked WHERE outbox = $1 \
+            "UPDATE outbox.parked SET released = false, dropped = pg_current_wal_insert_lsn() \
+             WHERE outbox = $1 AND dropped IS NULL \
                  AND ($2 IS NULL OR (aggregatetype = $2 AND aggregateid = $3))"
         }
     };
+    let mut tx = source.pool.begin().await?;
+    sqlx::query("SET LOCAL synchronous_commit = on").execute(&mut *tx).await?;
     let decided = sqlx::query(sql)
         .bind(&source.table.name)
         .bind(key.map(|key| key.aggregate_type.as_str()))
         .bind(key.map(|key| key.aggregate_id.as_str()))
-        .execute(&source.pool)
+        .execute(&mut *tx)
         .await?;
+    tx.commit().await?;
     Ok(decided.rows_affected())
 }
 
@@ -129,6 +143,14 @@ pub(super) async fn replay(source: &PostgresSource, first: i64, last: i64) -> Re
     let sql = polled(source, "replayed").await?.replay.clone();
     let mut tx = source.pool.begin().await?;
     let stamped = sqlx::query(AssertSqlSafe(sql)).bind(first).bind(last).execute(&mut *tx).await?;
+    sqlx::query(
+        "DELETE FROM outbox.parked WHERE outbox = $1 AND seq BETWEEN $2 AND $3 AND dropped IS NOT NULL",
+    )
+    .bind(&source.table.name)
+    .bind(first)
+    .bind(last)
+    .execute(&mut *tx)
+    .await?;
     // A stream does not carry updates: a relay that streams is sent back to its table.
     sqlx::query("SELECT pg_logical_emit_message(true, $1, $2)::text")
         .bind(MESSAGE_PREFIX)

@@ -22,6 +22,10 @@ pub(super) struct Poll {
     pub(super) stream: Stream,
     /// Events that were streamed, but lie beyond the cursor: polling meets them again.
     pub(super) skip: HashSet<Uuid>,
+    /// Whether the open tick's snapshot was taken by this reading; the stored one's was not.
+    fresh: bool,
+    /// Whether a tick with such a snapshot has been read to its end.
+    caught_up: bool,
 }
 
 /// A page of fewer events says that polling has caught up.
@@ -35,6 +39,8 @@ impl Default for Poll {
             reader: copy::Reader::default(),
             stream: Stream::off(),
             skip: HashSet::new(),
+            fresh: false,
+            caught_up: false,
         }
     }
 }
@@ -83,7 +89,7 @@ pub(super) async fn resume(source: &PostgresSource, epoch: i64) -> Result<Resume
     *source.marks.lock().expect("never poisoned") = Marks::default();
     source.passed.lock().expect("never poisoned").clear();
     let parked = super::settle::parked_keys(source).await?;
-    Ok(Resumed { tail, parked })
+    Ok(Resumed { tail, parked, dropped: super::settle::dropped(source).await? })
 }
 
 fn stored_cursor(row: &PgRow) -> Result<Cursor> {
@@ -98,6 +104,7 @@ fn stored_cursor(row: &PgRow) -> Result<Cursor> {
 pub(super) async fn read_locked(source: &PostgresSource, poll: &mut Poll, limit: usize) -> Result<Page> {
     let statements = source.statements().await?;
     let limit = poll.size.rows(limit);
+    let mut whole = false;
     loop {
         let base = poll.cursor.base.clone();
         let mut events = if let Some((end, after)) = poll.cursor.tick.clone() {
@@ -105,18 +112,24 @@ pub(super) async fn read_locked(source: &PostgresSource, poll: &mut Poll, limit:
             let events = poll.reader.read(&source.pool, &copy, limit).await?;
             match events.last() {
                 Some(last) if events.len() == limit => poll.cursor.end_page(last.seq),
-                _ => poll.cursor.end_tick(end),
+                _ => {
+                    poll.cursor.end_tick(end);
+                    whole |= poll.fresh;
+                }
             }
             events
         } else {
             let (end, events) = read_tick(source, &statements.tick, &base, limit + 1).await?;
             if events.len() > limit {
                 poll.cursor.tick = Some((end, 0));
+                poll.fresh = true;
                 continue;
             }
             poll.cursor.end_tick(end);
+            whole = true;
             if events.is_empty() {
-                return Ok(Page::default());
+                let caught_up = !std::mem::replace(&mut poll.caught_up, true);
+                return Ok(Page { caught_up, ..Page::default() });
             }
             events
         };
@@ -126,7 +139,8 @@ pub(super) async fn read_locked(source: &PostgresSource, poll: &mut Poll, limit:
                 events.retain(|event| !poll.skip.remove(&event.id));
             }
             let mark = source.marks.lock().expect("never poisoned").set(poll.cursor.clone(), None);
-            return Ok(Page { events, mark: Some(mark) });
+            let caught_up = whole && !std::mem::replace(&mut poll.caught_up, true);
+            return Ok(Page { events, mark: Some(mark), caught_up });
         }
     }
 }

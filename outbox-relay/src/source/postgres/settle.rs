@@ -57,7 +57,8 @@ async fn park_again(source: &PostgresSource, tx: &mut PgConnection, parks: &[Par
              AS a (seq, aggregatetype, aggregateid, reason)) \
          UPDATE outbox.parked AS p SET released = false, \
              reason = coalesce((SELECT reason FROM again WHERE again.seq = p.seq), p.reason) \
-         WHERE outbox = $1 AND (aggregatetype, aggregateid) IN (SELECT aggregatetype, aggregateid FROM again)",
+         WHERE outbox = $1 AND dropped IS NULL \
+             AND (aggregatetype, aggregateid) IN (SELECT aggregatetype, aggregateid FROM again)",
     )
     .bind(&source.table.name)
     .bind(column(parks, |park| park.seq))
@@ -174,16 +175,20 @@ fn old_base(source: &PostgresSource, base: String) -> Option<String> {
 pub(super) async fn sweep(source: &PostgresSource, epoch: i64) -> Result<u64> {
     let statements = source.statements().await?;
     if !statements.polls {
+        forget_dropped(source, DROPPED_AND_PASSED).await?;
         return Ok(0);
     }
     let room = super::horizon::room(source).await?.min(SWEEP_ROWS);
-    let base: Option<Option<String>> =
-        sqlx::query_scalar("SELECT base::text FROM outbox.relay WHERE outbox = $1 AND epoch = $2")
-            .bind(&source.table.name)
-            .bind(epoch)
-            .fetch_optional(&source.pool)
-            .await?;
-    let Some(base) = base.ok_or_else(|| source.fenced(epoch))? else { return Ok(0) };
+    let (base, any_dropped): (Option<String>, bool) = sqlx::query_as(
+        "SELECT base::text, EXISTS (SELECT FROM outbox.parked WHERE outbox = $1 AND dropped IS NOT NULL) \
+         FROM outbox.relay WHERE outbox = $1 AND epoch = $2",
+    )
+    .bind(&source.table.name)
+    .bind(epoch)
+    .fetch_optional(&source.pool)
+    .await?
+    .ok_or_else(|| source.fenced(epoch))?;
+    let Some(base) = base else { return Ok(0) };
     let base = if statements.ages || source.keep.is_zero() { Some(base) } else { old_base(source, base) };
     let (Some(base), 1..) = (base, room) else { return Ok(0) };
     let swept = sqlx::query(AssertSqlSafe(statements.sweep.clone()))
@@ -195,22 +200,45 @@ pub(super) async fn sweep(source: &PostgresSource, epoch: i64) -> Result<u64> {
         .await?
         .rows_affected();
     source.horizon.lock().expect("never poisoned").removed(swept);
+    if any_dropped {
+        forget_dropped(source, &statements.dropped_and_gone).await?;
+    }
     Ok(swept)
 }
 
+/// `$1` outbox: dropped events that no slot sends again, because the acknowledgements have passed them.
+const DROPPED_AND_PASSED: &str = "DELETE FROM outbox.parked AS p USING outbox.relay AS r \
+    WHERE p.outbox = $1 AND r.outbox = $1 AND p.dropped <= r.lsn";
+
+/// Forgets dropped events that cannot be read again.
+async fn forget_dropped(source: &PostgresSource, sql: &str) -> Result<()> {
+    let forget = sqlx::query(AssertSqlSafe(sql.to_owned())).bind(&source.table.name);
+    forget.execute(&source.pool).await?;
+    Ok(())
+}
+
+pub(super) async fn dropped(source: &PostgresSource) -> Result<HashSet<i64>> {
+    let dropped =
+        sqlx::query_scalar("SELECT seq FROM outbox.parked WHERE outbox = $1 AND dropped IS NOT NULL");
+    Ok(dropped.bind(&source.table.name).fetch_all(&source.pool).await?.into_iter().collect())
+}
+
 pub(super) async fn parked_keys(source: &PostgresSource) -> Result<HashSet<Key>> {
-    let keys: Vec<(String, String)> =
-        sqlx::query_as("SELECT DISTINCT aggregatetype, aggregateid FROM outbox.parked WHERE outbox = $1")
-            .bind(&source.table.name)
-            .fetch_all(&source.pool)
-            .await?;
+    let keys: Vec<(String, String)> = sqlx::query_as(
+        "SELECT DISTINCT aggregatetype, aggregateid FROM outbox.parked WHERE outbox = $1 AND dropped IS NULL",
+    )
+    .bind(&source.table.name)
+    .fetch_all(&source.pool)
+    .await?;
     Ok(keys.into_iter().map(|(aggregate_type, aggregate_id)| Key { aggregate_type, aggregate_id }).collect())
 }
 
 pub(super) async fn parked(source: &PostgresSource, limit: usize) -> Result<ParkedNow> {
     let keys = parked_keys(source).await?;
+    // After the keys: a key that is not among them because it was dropped just now is found here.
+    let dropped = dropped(source).await?;
     if keys.is_empty() {
-        return Ok(ParkedNow::default());
+        return Ok(ParkedNow { dropped, ..ParkedNow::default() });
     }
     // All of the key, also what was set aside after the operator's decision.
     let key = sqlx::query(
@@ -218,12 +246,13 @@ pub(super) async fn parked(source: &PostgresSource, limit: usize) -> Result<Park
              SELECT aggregatetype, aggregateid FROM outbox.parked \
              WHERE outbox = $1 AND released ORDER BY seq LIMIT 1) AS r \
          WHERE p.outbox = $1 AND p.aggregatetype = r.aggregatetype AND p.aggregateid = r.aggregateid \
+             AND p.dropped IS NULL \
          RETURNING p.aggregatetype, p.aggregateid",
     )
     .bind(&source.table.name)
     .fetch_all(&source.pool)
     .await?;
-    let Some(key) = key.first() else { return Ok(ParkedNow { keys, ..ParkedNow::default() }) };
+    let Some(key) = key.first() else { return Ok(ParkedNow { keys, dropped, ..ParkedNow::default() }) };
     let rows = sqlx::query(AssertSqlSafe(source.statements().await?.parked.clone()))
         .bind(&source.table.name)
         .bind(key.try_get::<String, _>(0)?)
@@ -232,5 +261,5 @@ pub(super) async fn parked(source: &PostgresSource, limit: usize) -> Result<Park
         .fetch_all(&source.pool)
         .await?;
     let released = rows.iter().map(event).collect::<Result<Vec<_>>>()?;
-    Ok(ParkedNow { complete: released.len() < limit, keys, released })
+    Ok(ParkedNow { complete: released.len() < limit, keys, released, dropped })
 }

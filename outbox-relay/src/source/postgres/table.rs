@@ -145,6 +145,8 @@ pub(crate) struct Statements {
     /// `$1` base, `$2` outbox, `$3` limit, `$4` seconds to keep, if rows say their age: removes rows that
     /// are done.
     pub(crate) sweep: String,
+    /// `$1` outbox: forgets dropped events whose rows are gone.
+    pub(crate) dropped_and_gone: String,
     /// Stamps all rows with the current transaction, after a move to another cluster.
     pub(crate) restamp: String,
     /// Aggregate types that are in the table.
@@ -242,8 +244,13 @@ impl Statements {
             sweep: format!(
                 "DELETE FROM {name} WHERE ctid = ANY (ARRAY(SELECT e.ctid FROM {name} AS e \
                  WHERE {xid} < pg_snapshot_xmax($1::pg_snapshot) AND pg_visible_in_snapshot({xid}, $1::pg_snapshot) \
-                     AND NOT EXISTS (SELECT FROM outbox.parked AS p WHERE p.outbox = $2 AND p.seq = {seq}) \
+                     AND NOT EXISTS (SELECT FROM outbox.parked AS p \
+                         WHERE p.outbox = $2 AND p.seq = {seq} AND p.dropped IS NULL) \
                      AND {old_enough} ORDER BY {xid} LIMIT $3))"
+            ),
+            dropped_and_gone: format!(
+                "DELETE FROM outbox.parked AS p WHERE p.outbox = $1 AND p.dropped IS NOT NULL \
+                     AND NOT EXISTS (SELECT FROM {name} AS e WHERE {seq} = p.seq)"
             ),
             restamp: format!("UPDATE {name} SET {} = pg_current_xact_id()", table.here("xid")),
             kinds: format!(
@@ -273,9 +280,9 @@ impl Statements {
     }
 }
 
-/// `$1` outbox, `$2` `$3` key, `$4` limit: a key's parked events, from their rows or as they were set aside.
+/// `$1` outbox, `$2` `$3` key, `$4` limit: a key's events that wait, from their rows or as they were set aside.
 fn parked(table: &Table, types: &HashMap<String, String>, polls: bool, events: &str) -> String {
-    let of_key = "outbox = $1 AND aggregatetype = $2 AND aggregateid = $3";
+    let of_key = "outbox = $1 AND aggregatetype = $2 AND aggregateid = $3 AND dropped IS NULL";
     let id = if types.get(table.here("id")).is_some_and(|kind| kind == "uuid") { "id" } else { "id::text" };
     let whole = format!(
         "SELECT seq, {id} AS id, aggregatetype, aggregateid, type, payload, headers::text AS headers, \

@@ -97,10 +97,11 @@ pub(super) async fn vanish(
 }
 
 pub(super) async fn parked(source: &PostgresSource, connection: &mut PgConnection) -> Result<Vec<Finding>> {
-    let parked: i64 = sqlx::query_scalar("SELECT count(*) FROM outbox.parked WHERE outbox = $1")
-        .bind(&source.table.name)
-        .fetch_one(connection)
-        .await?;
+    let parked: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM outbox.parked WHERE outbox = $1 AND dropped IS NULL")
+            .bind(&source.table.name)
+            .fetch_one(connection)
+            .await?;
     if parked == 0 {
         return Ok(Vec::new());
     }
