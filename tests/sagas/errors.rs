@@ -1,7 +1,7 @@
 //! Errors of the database are survived: sagas wait, and nothing of them is lost or done twice.
 //!
-//! What cannot be made to happen at will (a full disk, a deadlock at the right moment) is raised by a trigger on
-//! the journal; the rest is done to the server.
+//! What cannot be made to happen at will (a deadlock at the right moment) is raised by a trigger on the journal; the
+//! rest is done to the server. A disk that is full for real is in [`disk`](super::disk).
 
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tests::servers::{Postgres, postgres};
 
 use super::faults::{SAGAS, is_mixed, until_more};
+use super::order::place_order;
 use super::{Town, plays_worker};
 
 /// Raises an error at every third insert into the journal, as `fault` says. A sequence counts, because it is
@@ -59,6 +60,24 @@ async fn errors_that_pass_are_waited_for() {
         }
     }
     direct.execute("DELETE FROM fault").await.unwrap();
+    is_mixed(town.check(&started).await);
+}
+
+/// Every insert into the journal finds no room, until the client is told so; then there is room again.
+pub(super) async fn until_refused_for_lack_of_room() {
+    let (engine, services) = tokio::join!(postgres::fresh_database(), postgres::fresh_database());
+    let town = Town::open(engine.url(), services.url()).await;
+    let mut direct = PgConnection::connect(engine.url()).await.unwrap();
+    direct.execute(sqlx::raw_sql(FAULTS)).await.unwrap();
+    // Every one, not every third.
+    direct.execute("ALTER SEQUENCE insert_seq INCREMENT BY 3 START WITH 3 RESTART").await.unwrap();
+    let _workers = [town.worker(), town.worker()];
+    let mut started = town.start(0..SAGAS / 2).await;
+    direct.execute("INSERT INTO fault VALUES ('53100')").await.unwrap();
+    let told = town.client.start(&place_order(), "order-full", &"order-full".to_owned()).await.unwrap_err();
+    assert!(told.to_string().contains("by plan"), "{told}");
+    direct.execute("DELETE FROM fault").await.unwrap();
+    started.extend(town.start(SAGAS / 2..SAGAS).await);
     is_mixed(town.check(&started).await);
 }
 

@@ -4,6 +4,7 @@
 //! What the services did is written in a [`ledger`] in another database, which the engine never sees. When all
 //! sagas have ended, ledger and ends must fit: all effects or none, each at most once.
 
+mod disk;
 mod errors;
 mod faults;
 mod ledger;

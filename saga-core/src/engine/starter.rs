@@ -14,8 +14,11 @@ pub(crate) type Starter = Batcher<Start, Result<StartReply, Error>>;
 const QUEUE: usize = 4096;
 const BATCH: usize = 512;
 
-/// How often an unavailable store is asked again before the caller hears of it: about two seconds.
+/// How often an unavailable store is asked again before the caller hears of it: about two seconds, where it says so
+/// at once.
 const TRIES: u32 = 6;
+/// It is not asked again after this long, where it does not.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Starts a starter. With a fence, starts may be owned by that worker.
 pub(crate) fn spawn(store: Arc<dyn Store>, fence: Option<Fence>, clock: Clock) -> Starter {
@@ -33,10 +36,11 @@ async fn send(
     clock: &Clock,
 ) -> Vec<Result<StartReply, Error>> {
     let mut pause = Duration::from_millis(30);
+    let began = tokio::time::Instant::now();
     for attempt in 1.. {
         match store.start(fence, starts).await {
             Ok(replies) => return replies.into_iter().map(Ok).collect(),
-            Err(error) if error.is_transient() && attempt < TRIES => {
+            Err(error) if error.is_transient() && attempt < TRIES && began.elapsed() < PATIENCE => {
                 tokio::time::sleep(pause.mul_f64(0.5 + clock.jitter() / 2.0)).await;
                 pause *= 2;
             }

@@ -24,6 +24,7 @@ pub mod kafka;
 pub mod postgres;
 pub mod redis;
 
+mod disk;
 mod home;
 mod port;
 pub(crate) mod process;
@@ -31,6 +32,7 @@ mod redis_cluster;
 mod redis_sentinel;
 mod supervised;
 
+pub use self::disk::{Disk, NoDisk};
 pub use self::kafka::Kafka;
 pub use self::port::free_port;
 pub use self::postgres::Postgres;

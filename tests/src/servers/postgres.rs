@@ -13,6 +13,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
+use super::disk::{Disk, NoDisk};
 use super::home::Home;
 use super::port::free_port;
 use super::supervised::Supervised;
@@ -39,6 +40,17 @@ pub struct Postgres {
     server: Supervised,
     port: u16,
     settings: Vec<(String, String)>,
+    /// Where its data lies, if not beside everybody's. Goes after the server.
+    disk: Option<Disk>,
+}
+
+/// What of a server lies on its small disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDisk {
+    /// All of it: the write-ahead log has no room either, and then Postgres panics.
+    Everything,
+    /// All but the write-ahead log: statements fail that need room.
+    Tables,
 }
 
 impl Postgres {
@@ -50,10 +62,30 @@ impl Postgres {
     /// The same with further settings, as `max_connections = 5`; they win over ours and outlive restarts.
     pub async fn start_with(settings: &[(&str, &str)]) -> Self {
         let home = Home::new("postgres");
-        initialise(&home);
+        initialise(&home, None, &[]);
+        Self::on(home, None, settings).await
+    }
+
+    /// A new server on a disk of so many bytes, which [`Disk::fill`] fills.
+    pub async fn start_on_small_disk(bytes: u64, lies: OnDisk) -> Result<Self, NoDisk> {
+        let home = Home::new("postgres");
+        let at = data(&home);
+        std::fs::create_dir(&at).expect("the home is writable");
+        let owner = unprivileged_user().map(|user| (user.id, user.group));
+        let disk = Disk::mount(&at, bytes, owner)?;
+        // Small segments, so that the log needs room often.
+        let mut arguments = vec!["--wal-segsize=1".to_owned()];
+        if lies == OnDisk::Tables {
+            arguments.push(format!("--waldir={}", home.dir().join("wal").display()));
+        }
+        initialise(&home, Some(&disk), &arguments);
+        Ok(Self::on(home, Some(disk), &[("min_wal_size", "2MB")]).await)
+    }
+
+    async fn on(home: Home, disk: Option<Disk>, settings: &[(&str, &str)]) -> Self {
         let settings =
             settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let mut postgres = Self { server: Supervised::new("Postgres", home), port: 0, settings };
+        let mut postgres = Self { server: Supervised::new("Postgres", home), port: 0, settings, disk };
         loop {
             postgres.port = free_port();
             match postgres.launch().await {
@@ -115,6 +147,21 @@ impl Postgres {
         }
     }
 
+    /// The small disk that it was started on.
+    pub fn disk(&self) -> &Disk {
+        self.disk.as_ref().expect("it was started on a small disk")
+    }
+
+    /// Whether the server has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.server.has_ended()
+    }
+
+    /// How often this stands in its log.
+    pub fn said(&self, what: &str) -> usize {
+        std::fs::read_to_string(self.server.home().log()).expect("the log can be read").matches(what).count()
+    }
+
     /// Stops every process of the server, as a machine that hangs: connections stay open, nothing answers.
     pub fn freeze(&self) {
         self.server.freeze();
@@ -126,7 +173,7 @@ impl Postgres {
     }
 
     async fn launch(&mut self) -> Result<(), super::supervised::Exited> {
-        let mut command = unprivileged("postgres");
+        let mut command = unprivileged("postgres", self.disk.as_ref());
         command.arg("-D").arg(data(self.server.home())).arg("-p").arg(self.port.to_string());
         for (name, value) in SETTINGS {
             command.arg("-c").arg(format!("{name}={value}"));
@@ -251,13 +298,14 @@ fn with_database(server: &str, name: &str) -> String {
 }
 
 /// Writes an empty cluster. It need not be synced: no test has used it yet.
-fn initialise(home: &Home) {
+fn initialise(home: &Home, disk: Option<&Disk>, arguments: &[String]) {
     if let Some(user) = unprivileged_user() {
         chown(home.dir(), Some(user.id), Some(user.group)).expect("root may give its directory away");
     }
-    let output = unprivileged("initdb")
+    let output = unprivileged("initdb", disk)
         .args(["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", "-D"])
         .arg(data(home))
+        .args(arguments)
         .current_dir(home.dir())
         .stdin(Stdio::null())
         .output()
@@ -270,9 +318,13 @@ fn data(home: &Home) -> PathBuf {
 }
 
 /// A program of Postgres, run by a user it accepts: it refuses root.
-fn unprivileged(program: &str) -> Command {
-    let mut command = Command::new(programs().join(program));
-    if let Some(user) = unprivileged_user() {
+fn unprivileged(program: &str, disk: Option<&Disk>) -> Command {
+    let program = programs().join(program);
+    let mut command = match disk {
+        Some(disk) => disk.inside(&program),
+        None => Command::new(program),
+    };
+    if let (Some(user), None) = (unprivileged_user(), disk) {
         command.uid(user.id).gid(user.group);
     }
     command.env_remove("PGDATA").env_remove("PGPORT").env("LC_ALL", "C");

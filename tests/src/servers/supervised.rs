@@ -106,6 +106,16 @@ impl Supervised {
         self.process.is_some()
     }
 
+    /// Whether the process has ended although nobody asked it to.
+    pub(super) fn has_ended(&mut self) -> bool {
+        let ended =
+            |child: &mut Child| child.try_wait().expect("a child can be asked whether it ended").is_some();
+        if self.process.as_mut().is_some_and(ended) {
+            self.forget();
+        }
+        !self.is_running()
+    }
+
     fn running(&mut self) -> &mut Child {
         self.process.as_mut().unwrap_or_else(|| panic!("{} is not running", self.name))
     }

@@ -22,7 +22,11 @@ pub(super) fn failed(error: sqlx::Error) -> Error {
     match &error {
         sqlx::Error::Database(database) => refused(database.as_ref()),
         // No connection was had, so nothing was sent.
-        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => Error::Unavailable(error.to_string()),
+        sqlx::Error::PoolTimedOut => Error::Unavailable(
+            "no connection could be made: the server is down or starting, refuses further ones, or cannot be reached"
+                .into(),
+        ),
+        sqlx::Error::PoolClosed => Error::Unavailable(error.to_string()),
         sqlx::Error::Decode(_)
         | sqlx::Error::ColumnDecode { .. }
         | sqlx::Error::ColumnNotFound(_)
