@@ -28,9 +28,12 @@
 //!
 //! # What a crash leaves
 //!
-//! A blob is written before the commit that refers to it. A crash in between leaves a blob that nobody refers to,
-//! never a reference to nothing. Blobs are named by run, so whoever cleans up after a run's
-//! [retention](crate::engine::Settings::retention) removes everything below its name.
+//! A blob is written before the commit that refers to it, and removed after the journal that referred to it: see
+//! [retention](crate::engine::Settings::retention). A crash in between leaves a blob that nobody refers to, never a
+//! reference to nothing. Blobs are named by run, and a worker with a retention looks through the runs that there
+//! are blobs of: so it finds all that is left of a forgotten saga, also what no journal ever referred to. What it
+//! leaves, and tells of, are blobs of runs that the store never heard of: somebody offloaded an input and died before he
+//! started its saga, or is about to start it.
 
 mod blobs;
 mod cipher;
@@ -160,6 +163,20 @@ impl Codec {
         let plain =
             Payload::from_json(text).map_err(|e| CodecError::Unreadable(format!("no JSON inside: {e}")))?;
         Ok(plain.kept_as(kept))
+    }
+
+    /// Where payloads are offloaded to.
+    pub(crate) fn blobs(&self) -> Option<&Arc<dyn Blobs>> {
+        self.offload.as_ref().map(|offload| &offload.blobs)
+    }
+
+    /// Removes the blob of an input whose run will never exist. It is garbage, so failing costs nothing but room.
+    pub(crate) async fn discard(&self, input: &Payload, run: RunId) {
+        let offloaded = Stored::of(input).is_some_and(|stored| matches!(stored.held, Held::Blob { .. }));
+        let Some(blobs) = self.blobs().filter(|_| offloaded) else { return };
+        if let Err(error) = blobs.remove(&run.to_string()).await {
+            tracing::warn!(%run, %error, "an input that was not needed stays in the store of blobs");
+        }
     }
 
     fn unseal(&self, key: &str, bytes: &[u8], run: RunId) -> Result<Vec<u8>, CodecError> {

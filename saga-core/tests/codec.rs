@@ -27,6 +27,14 @@ impl Shelf {
         if away { Err("the shelf is away".into()) } else { Ok(()) }
     }
 
+    /// The runs that it has something of.
+    fn runs(&self) -> Vec<String> {
+        let blobs = self.blobs.lock().unwrap();
+        let mut runs: Vec<String> = blobs.keys().map(|name| name.split('/').next().unwrap().into()).collect();
+        runs.dedup();
+        runs
+    }
+
     fn change(&self, change: impl Fn(&mut Vec<u8>)) {
         self.blobs.lock().unwrap().values_mut().for_each(change);
     }
@@ -43,6 +51,20 @@ impl Blobs for Shelf {
     async fn get(&self, name: &str) -> Result<Option<Vec<u8>>, BlobError> {
         self.answers()?;
         Ok(self.blobs.lock().unwrap().get(name).cloned())
+    }
+
+    async fn runs(&self, after: Option<&str>, limit: usize) -> Result<Vec<String>, BlobError> {
+        self.answers()?;
+        let mut runs: Vec<String> = self.runs();
+        runs.retain(|run| after.is_none_or(|after| run.as_str() > after));
+        runs.truncate(limit);
+        Ok(runs)
+    }
+
+    async fn remove(&self, run: &str) -> Result<(), BlobError> {
+        self.answers()?;
+        self.blobs.lock().unwrap().retain(|name, _| !name.starts_with(&format!("{run}/")));
+        Ok(())
     }
 }
 
@@ -344,4 +366,44 @@ async fn a_value_that_looks_like_a_closed_one_is_still_a_value() {
     let later = Client::new(store).codec(codec).saga::<serde_json::Value>(saga.run()).wait().await.unwrap();
     assert_eq!(later, Ended::Completed(tricky));
     worker.drain().await;
+}
+
+#[tokio::test]
+async fn blobs_go_after_the_journals_that_referred_to_them() {
+    let (store, app, shelf) = (Arc::new(MemoryStore::new()), App::new(false), Arc::new(Shelf::default()));
+    let codec = Codec::new().offload_above(30, shelf.clone());
+    let first = worker(&store, &app, Some(codec.clone())).await;
+    let client = first.client();
+    let card = secret("a long value for");
+    let over = client.start(&definition(), "1", &card).await.unwrap().run();
+    until_joining(&store, over).await;
+    // The same again, and another order under its id, leave nothing behind.
+    assert_eq!(client.start(&definition(), "1", &card).await.unwrap().run(), over);
+    client.start(&definition(), "1", &secret("something else for")).await.unwrap_err();
+    assert_eq!(shelf.runs(), [over.to_string()]);
+    // Nor does what no journal came to refer to, because its worker died first.
+    shelf.put(&format!("{over}/0000"), b"an output of an attempt that was made again").await.unwrap();
+    app.gate.add_permits(1);
+    client.saga::<String>(over).wait().await.unwrap();
+    let live = client.start(&definition(), "2", &card).await.unwrap().run();
+    until_joining(&store, live).await;
+    let stranger = RunId::new().to_string();
+    shelf.put(&format!("{stranger}/0000"), b"the input of a saga that is about to be started").await.unwrap();
+    shelf.put("notes/0000", b"not ours").await.unwrap();
+    first.drain().await;
+    let settings = Settings { retention: Some(Duration::ZERO), ..Settings::default() };
+    let second = Worker::new(store.clone(), app.clone()).settings(settings).codec(codec.clone());
+    let second = second.register(&definition()).unwrap().start().await.unwrap();
+    let removed = async {
+        while shelf.runs().contains(&over.to_string()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), removed).await.expect("they are removed");
+    assert!(store.journal(over).await.unwrap().is_empty(), "the journal went first");
+    assert_eq!(shelf.runs(), [live.to_string(), stranger, "notes".into()], "nothing else went");
+    app.gate.add_permits(1);
+    let end = second.client().saga::<String>(live).wait().await.unwrap();
+    assert_eq!(end, Ended::Completed(joined(&card)));
+    second.drain().await;
 }

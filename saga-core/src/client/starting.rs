@@ -207,7 +207,16 @@ impl<Out: 'static> IntoFuture for Starting<Out> {
                 None => prepared,
             };
             let sketch = prepared.sketch()?;
-            let (run, already) = client.send(sketch).await?;
+            let (run, input) = (sketch.run, sketch.input().clone());
+            let sent = client.send(sketch).await;
+            let taken = match &sent {
+                Ok((earlier, _)) => *earlier != run,
+                Err(error) => matches!(error, Error::Mismatch { .. }),
+            };
+            if let Some(codec) = client.codec.as_ref().filter(|_| taken) {
+                codec.discard(&input, run).await;
+            }
+            let (run, already) = sent?;
             Ok(Saga { already, ..client.saga(run) })
         })
     }
@@ -225,6 +234,12 @@ pub(crate) struct Sketch {
 }
 
 impl Sketch {
+    /// What it is started with.
+    pub(crate) fn input(&self) -> &Payload {
+        let Record::Began { input, .. } = &self.began else { unreachable!("see Sketch") };
+        input
+    }
+
     /// Nobody owns it.
     pub(crate) fn into_start(self) -> Start {
         let body = journal::encode(std::slice::from_ref(&self.began));

@@ -17,4 +17,12 @@ pub trait Blobs: Send + Sync + 'static {
 
     /// The bytes; `None` where there certainly is no such blob. They are checked against their digest.
     async fn get(&self, name: &str) -> Result<Option<Vec<u8>>, BlobError>;
+
+    /// The runs that there are blobs of, without repetition: of the names' parts before the `/`, in their order, the
+    /// first `limit` after `after`. Fewer than `limit` are the last ones.
+    async fn runs(&self, after: Option<&str>, limit: usize) -> Result<Vec<String>, BlobError>;
+
+    /// Removes every blob of a run. Its saga was forgotten, so nobody asks for them any more; there may be none
+    /// left, because several workers do this, and each of them again after a crash.
+    async fn remove(&self, run: &str) -> Result<(), BlobError>;
 }

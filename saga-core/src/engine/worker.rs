@@ -45,7 +45,8 @@ pub struct Settings {
     /// How long attempts that are under way may take to end when the worker drains; 10 s.
     pub grace: Duration,
     /// How long the journal of a saga that has ended is kept; for ever. What a late start needs is kept in
-    /// any case.
+    /// any case. After a journal go the [blobs](crate::codec::Blobs) of its run, by any worker that has a retention and
+    /// their store.
     pub retention: Option<Duration>,
     /// Whether the worker joins without taking anything, until [`Running::resume`]; no. After an outage an
     /// operator may want to look first.

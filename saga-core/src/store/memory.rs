@@ -15,7 +15,7 @@ use super::Store;
 use super::commit::{Commit, CommitReply, JournalRow, Keyed, Loaded, Mail, Posted, Start, StartReply, Then};
 use super::error::{Error, Result};
 use super::query::{Counts, Filter, Manifest, Query, State, Summary, UnreadMail, WorkerInfo};
-use super::retain::{Pruned, Retain};
+use super::retain::{Kept, Pruned, Retain};
 use super::worker::{Claim, Claimed, Fence, NewWorker, Peer, Renewal};
 use crate::clock::Clock;
 use crate::id::{Fingerprint, Key, MailId, Name, RunId, WorkerId};
@@ -522,5 +522,15 @@ impl Retain for MemoryStore {
             }
         }
         Ok(pruned)
+    }
+
+    async fn kept(&self, runs: &[RunId]) -> Result<Vec<Kept>> {
+        let tables = self.tables();
+        let kept = runs.iter().map(|run| match tables.sagas.get(run) {
+            None => Kept::Nothing,
+            Some(saga) if saga.journal.is_empty() => Kept::Forgotten,
+            Some(_) => Kept::Journal,
+        });
+        Ok(kept.collect())
     }
 }

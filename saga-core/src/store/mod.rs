@@ -64,7 +64,7 @@ pub use memory::MemoryStore;
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresStore;
 pub use query::{Counts, Filter, InFlight, Manifest, Query, State, Summary, UnreadMail, WorkerInfo};
-pub use retain::{Pruned, Retain};
+pub use retain::{Kept, Pruned, Retain};
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteStore;
 #[cfg(any(test, feature = "testing"))]

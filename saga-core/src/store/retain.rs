@@ -16,6 +16,10 @@ pub trait Retain: Send + Sync + 'static {
     /// removes journal and mail of those that ended before `ended_before`. Short: one statement, no
     /// cascade, no lock that progress waits for.
     async fn prune(&self, ended_before: Timestamp, after: Option<RunId>, limit: usize) -> Result<Pruned>;
+
+    /// What the store knows of these runs, in their order: so that what lies elsewhere for them can follow. Once
+    /// [`Kept::Forgotten`], a run stays so.
+    async fn kept(&self, runs: &[RunId]) -> Result<Vec<Kept>>;
 }
 
 /// What one batch removed.
@@ -25,4 +29,26 @@ pub struct Pruned {
     pub sagas: u64,
     /// The last run that was looked at; absent when there is no further one.
     pub last: Option<RunId>,
+}
+
+/// What a store knows of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// Its journal: it is in flight, or ended not long ago.
+    Journal,
+    /// That it was started and has ended; its journal was removed.
+    Forgotten,
+    /// Nothing: it was not started, or not yet.
+    Nothing,
+}
+
+impl Kept {
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    pub(super) fn of(started: bool, journal: bool) -> Self {
+        match (started, journal) {
+            (true, false) => Self::Forgotten,
+            (true, true) => Self::Journal,
+            (false, _) => Self::Nothing,
+        }
+    }
 }

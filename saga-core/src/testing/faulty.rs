@@ -11,7 +11,7 @@ use super::scene::Scene;
 use crate::id::{Name, RunId, WorkerId};
 use crate::journal::Timestamp;
 use crate::store::{
-    Backend, Begun, Claim, Claimed, Commit, CommitReply, Counts, Fence, Filter, JournalRow, Kind, Lend,
+    Backend, Begun, Claim, Claimed, Commit, CommitReply, Counts, Fence, Filter, JournalRow, Kept, Kind, Lend,
     Lender, Loaded, Loan, Mail, Manifest, NewWorker, Posted, Pruned, Query, Renewal, Result, Retain, Start,
     StartReply, Store, Summary, UnreadMail, WorkerInfo,
 };
@@ -143,6 +143,11 @@ impl Retain for FaultyStore {
     async fn prune(&self, ended_before: Timestamp, after: Option<RunId>, limit: usize) -> Result<Pruned> {
         self.process.pass().await;
         self.scene.real().retain.prune(ended_before, after, limit).await
+    }
+
+    async fn kept(&self, runs: &[RunId]) -> Result<Vec<Kept>> {
+        self.process.pass().await;
+        self.scene.real().retain.kept(runs).await
     }
 }
 

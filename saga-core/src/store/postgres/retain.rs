@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use sqlx::Row;
+use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::PostgresStore;
@@ -9,7 +10,7 @@ use super::error::failed;
 use crate::id::RunId;
 use crate::journal::Timestamp;
 use crate::store::error::Result;
-use crate::store::retain::{Pruned, Retain};
+use crate::store::retain::{Kept, Pruned, Retain};
 use crate::store::task::to_its_end;
 
 /// Walks the journal's primary key from one run to the next, which reads one index entry per saga.
@@ -28,6 +29,10 @@ const PRUNE: &str = "WITH RECURSIVE old (run, n) AS (
 )
 SELECT (SELECT count(*) FROM over), (SELECT run FROM old WHERE run IS NOT NULL ORDER BY n DESC LIMIT 1)";
 
+const KEPT: &str = "SELECT EXISTS (SELECT FROM saga.start s WHERE s.run = i.run),
+        EXISTS (SELECT FROM saga.journal j WHERE j.run = i.run)
+    FROM unnest($1::uuid[]) WITH ORDINALITY AS i (run, place) ORDER BY i.place";
+
 #[async_trait]
 impl Retain for PostgresStore {
     async fn prune(&self, ended_before: Timestamp, after: Option<RunId>, limit: usize) -> Result<Pruned> {
@@ -42,6 +47,17 @@ impl Retain for PostgresStore {
             let sagas: i64 = row.try_get(0).map_err(failed)?;
             let last: Option<Uuid> = row.try_get(1).map_err(failed)?;
             Ok(Pruned { sagas: sagas.unsigned_abs(), last: last.map(RunId) })
+        })
+        .await
+    }
+
+    async fn kept(&self, runs: &[RunId]) -> Result<Vec<Kept>> {
+        let (db, runs) = (self.db.clone(), runs.iter().map(|run| run.0).collect::<Vec<Uuid>>());
+        to_its_end(async move {
+            let rows = db.keepers.lend().await?.rows(sqlx::query(KEPT).bind(runs)).await?;
+            let kept =
+                |row: &PgRow| Ok(Kept::of(row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?));
+            rows.iter().map(kept).collect()
         })
         .await
     }

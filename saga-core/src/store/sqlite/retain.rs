@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use super::SqliteStore;
@@ -11,13 +12,17 @@ use super::read::micros;
 use crate::id::RunId;
 use crate::journal::Timestamp;
 use crate::store::error::Result;
-use crate::store::retain::{Pruned, Retain};
+use crate::store::retain::{Kept, Pruned, Retain};
 use crate::store::task::to_its_end;
 
 /// The next runs that have a journal, and whether each is over.
 const LOOK: &str = "SELECT j.run, EXISTS (
         SELECT 1 FROM saga_start s WHERE s.run = j.run AND s.ended_at < ?2)
     FROM (SELECT DISTINCT run FROM saga_journal WHERE run > ?1 ORDER BY run LIMIT ?3) j ORDER BY j.run";
+
+const KEPT: &str = "SELECT EXISTS (SELECT 1 FROM saga_start s WHERE s.run = unhex(i.value)),
+        EXISTS (SELECT 1 FROM saga_journal j WHERE j.run = unhex(i.value))
+    FROM json_each(?) i ORDER BY i.key";
 
 #[async_trait]
 impl Retain for SqliteStore {
@@ -56,6 +61,18 @@ impl Retain for SqliteStore {
                 tx.commit().await?;
             }
             Ok(Pruned { sagas: over.len() as u64, last })
+        })
+        .await
+    }
+
+    async fn kept(&self, runs: &[RunId]) -> Result<Vec<Kept>> {
+        let (db, runs) = (self.db.clone(), ids(runs.iter().map(|run| run.0)));
+        to_its_end(async move {
+            let rows = sqlx::query(KEPT).bind(runs).fetch_all(&db.readers).await.map_err(failed)?;
+            let kept = |row: &SqliteRow| {
+                Ok(Kept::of(row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?))
+            };
+            rows.iter().map(kept).collect()
         })
         .await
     }

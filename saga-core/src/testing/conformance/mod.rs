@@ -252,7 +252,8 @@ pub fn cases() -> Vec<Case> {
             a_nul_character_harms_nobody;
         retention:
             a_journal_goes_once_its_saga_ended_long_enough_ago,
-            a_start_outlives_its_journal;
+            a_start_outlives_its_journal,
+            what_is_kept_of_a_run_is_told;
         queries:
             a_saga_is_found_in_every_state,
             a_list_is_filtered_and_paged,

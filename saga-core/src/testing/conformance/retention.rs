@@ -2,8 +2,9 @@
 
 use super::Verdict;
 use super::rig::{Rig, go, holds, same, seconds, start, then};
+use crate::id::RunId;
 use crate::journal::EndKind;
-use crate::store::{StartReply, State, Then};
+use crate::store::{Kept, StartReply, State, Then};
 
 pub(super) async fn a_journal_goes_once_its_saga_ended_long_enough_ago(rig: &Rig) -> Verdict {
     let fence = rig.worker().await?;
@@ -42,5 +43,21 @@ pub(super) async fn a_start_outlives_its_journal(rig: &Rig) -> Verdict {
     );
     let summary = backend.query.summary(ended).await?.map(|summary| summary.state);
     same!(summary, Some(State::Ended(EndKind::Compensated)), "its state");
+    Ok(())
+}
+
+pub(super) async fn what_is_kept_of_a_run_is_told(rig: &Rig) -> Verdict {
+    let fence = rig.worker().await?;
+    let (over, live, waiting) =
+        (rig.owned(fence, "over").await?, rig.owned(fence, "live").await?, rig.unowned("waiting").await?);
+    rig.commit(fence, then(over, 1, Then::End(EndKind::Completed))).await?;
+    let backend = rig.other().await;
+    let asked = [RunId::new(), waiting, over, live];
+    let journal = Kept::Journal;
+    same!(backend.retain.kept(&asked).await?, [Kept::Nothing, journal, journal, journal], "what is kept");
+    backend.retain.prune(seconds(60), None, 10).await?;
+    let wanted = [Kept::Nothing, journal, Kept::Forgotten, journal];
+    same!(backend.retain.kept(&asked).await?, wanted, "what is kept once a journal was removed");
+    same!(backend.retain.kept(&[]).await?, [], "what is kept of nothing");
     Ok(())
 }

@@ -12,9 +12,9 @@ use crate::id::{MailId, Name, RunId, WorkerId};
 use crate::journal::{MailBody, Timestamp};
 use crate::priority::Priority;
 use crate::store::{
-    Backend, Claim, Claimed, Commit, CommitReply, Counts, Error, Fence, Filter, JournalRow, Loaded, Mail,
-    Manifest, MemoryStore, NewWorker, Posted, Pruned, Query, Renewal, Result, Retain, Start, StartReply,
-    Store, Summary, Then, UnreadMail, WorkerInfo,
+    Backend, Claim, Claimed, Commit, CommitReply, Counts, Error, Fence, Filter, JournalRow, Kept, Loaded,
+    Mail, Manifest, MemoryStore, NewWorker, Posted, Pruned, Query, Renewal, Result, Retain, Start,
+    StartReply, Store, Summary, Then, UnreadMail, WorkerInfo,
 };
 
 /// What a twin does wrong.
@@ -80,6 +80,8 @@ enum Bug {
     CountsMailOnce,
     /// A journal is removed before its time.
     ForgetsTooEarly,
+    /// What was not started yet is told to have been forgotten.
+    TakesTheUnknownForForgotten,
     /// Ended sagas are not counted.
     CountsOnlyTheLiving,
     /// Every saga has the same priority.
@@ -336,6 +338,13 @@ impl Retain for Twin {
         let before = if self.has(Bug::ForgetsTooEarly) { Timestamp::MAX_UTC } else { ended_before };
         self.real.prune(before, after, limit).await
     }
+    async fn kept(&self, runs: &[RunId]) -> Result<Vec<Kept>> {
+        let mut kept = self.real.kept(runs).await?;
+        if self.has(Bug::TakesTheUnknownForForgotten) {
+            kept.iter_mut().filter(|kept| **kept == Kept::Nothing).for_each(|kept| *kept = Kept::Forgotten);
+        }
+        Ok(kept)
+    }
 }
 
 #[async_trait]
@@ -424,6 +433,7 @@ async fn every_twin_is_caught_by_the_guarantee_that_it_breaks() {
         (IgnoresFormats, "a_key_is_not_given_to_a_saga_with_newer_mail"),
         (CountsMailOnce, "unread_mail_is_counted_by_format"),
         (ForgetsTooEarly, "a_journal_goes_once_its_saga_ended_long_enough_ago"),
+        (TakesTheUnknownForForgotten, "what_is_kept_of_a_run_is_told"),
         (CountsOnlyTheLiving, "counts_are_by_definition_and_state"),
         (ForgetsPriorities, "priority_counts_as_time_in_a_claim"),
         (ForgetsAttributes, "a_list_is_filtered_by_attributes"),
