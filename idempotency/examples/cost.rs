@@ -1,18 +1,18 @@
 //! What idempotency costs, as ratios to what the store itself can do in the same run.
 //!
-//! `cargo run -p idempotency --release --example bench -- [postgres://…] [redis://…] [sqlite:…]`
+//! `cargo run -p idempotency --release --example cost -- [postgres://…] [redis://…] [sqlite:…]`
 //!
 //! Every pair of figures is measured side by side, in alternating rounds, on the same server and with the same
 //! number of tasks. Ratios can be compared between machines, the rates cannot. The stores that are named must be
 //! empty ones: tables and keys are created in them.
 
-#[path = "bench/fused.rs"]
+#[path = "cost/fused.rs"]
 mod fused;
-#[path = "bench/layer.rs"]
+#[path = "cost/layer.rs"]
 mod layer;
-#[path = "bench/leased.rs"]
+#[path = "cost/leased.rs"]
 mod leased;
-#[path = "bench/measure.rs"]
+#[path = "cost/measure.rs"]
 mod measure;
 
 #[tokio::main]

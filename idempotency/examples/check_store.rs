@@ -1,4 +1,4 @@
-//! Puts a store to the conformance suite: `cargo run --example conformance -- postgres://… redis://…`
+//! Puts a store to the conformance suite: `cargo run --example check_store -- postgres://… redis://…`
 
 use idempotency::{store, testing};
 
