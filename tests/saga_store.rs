@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use saga_core::id::Fingerprint;
 use saga_core::store::{
-    Backend, Claim, Commit, CommitReply, Error, Fence, NewWorker, PostgresStore, Query, Renewal, Start,
-    StartReply, Store, Then, connect,
+    Backend, Claim, Commit, CommitReply, Error, Fence, LastError, NewWorker, PostgresStore, Query, Renewal,
+    Start, StartReply, Store, Then, connect,
 };
 use saga_core::testing::conformance::{self, Database};
 use saga_core::{Attributes, Name, Priority, RunId, WorkerId};
@@ -70,7 +70,16 @@ async fn owned(store: &PostgresStore, fence: Fence, saga: &str) -> RunId {
 }
 
 fn go(run: RunId, number: u32) -> Commit {
-    Commit { run, number, body: "[]".into(), mail: Vec::new(), then: Then::Go, key: None, pivot: false }
+    Commit {
+        run,
+        number,
+        body: "[]".into(),
+        mail: Vec::new(),
+        then: Then::Go,
+        key: None,
+        error: LastError::Same,
+        pivot: false,
+    }
 }
 
 fn everything(fence: Fence) -> Claim {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use saga_core::id::Fingerprint;
 use saga_core::journal::EndKind;
-use saga_core::store::{Backend, Commit, Fence, NewWorker, PostgresStore, Start, Then, connect};
+use saga_core::store::{Backend, Commit, Fence, LastError, NewWorker, PostgresStore, Start, Then, connect};
 use saga_core::{Attributes, Name, Priority, RunId, WorkerId};
 
 /// How long each figure is measured.
@@ -92,6 +92,7 @@ fn commits(starts: &[Start], number: u32, then: Then) -> Vec<Commit> {
         body: BODY.into(),
         mail: Vec::new(),
         then,
+        error: LastError::Same,
         pivot: false,
         key: None,
     };

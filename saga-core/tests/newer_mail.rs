@@ -9,8 +9,8 @@ use saga_core::engine::{Running, Settings};
 use saga_core::id::MailId;
 use saga_core::journal::{Answer, MailBody, Record};
 use saga_core::store::{
-    Backend, Claim, Commit, CommitReply, Loaded, Mail, MemoryStore, NewWorker, State, Summary, Then,
-    UnreadMail,
+    Backend, Claim, Commit, CommitReply, LastError, Loaded, Mail, MemoryStore, NewWorker, State, Summary,
+    Then, UnreadMail,
 };
 use saga_core::{Client, Cx, Definition, Ended, RunId, StepError, Worker, WorkerId, step};
 use tokio::sync::Semaphore;
@@ -120,6 +120,7 @@ impl Scene {
             mail: mail.iter().map(|mail| mail.id).collect(),
             then: Then::Wait(chrono::Utc::now()),
             key: None,
+            error: LastError::Same,
             pivot: false,
         };
         assert_eq!(store.commit(fence, &[commit]).await.unwrap(), [CommitReply::Committed { mail: vec![] }]);

@@ -11,8 +11,8 @@ use saga_core::engine::{Settings, Worker};
 use saga_core::id::Fingerprint;
 use saga_core::store::postgres::PgTransaction;
 use saga_core::store::{
-    Begun, Claim, Commit, Error, Fence, NewWorker, PostgresStore, Query, Start, Store, Then, Transactional,
-    connect,
+    Begun, Claim, Commit, Error, Fence, LastError, NewWorker, PostgresStore, Query, Start, Store, Then,
+    Transactional, connect,
 };
 use saga_core::testing::conformance::transactions::{self, Business};
 use saga_core::{
@@ -274,7 +274,16 @@ async fn owned(store: &PostgresStore, lease: Duration) -> (Fence, RunId) {
 }
 
 fn go(run: RunId) -> Commit {
-    Commit { run, number: 1, body: "[]".into(), mail: Vec::new(), then: Then::Go, key: None, pivot: false }
+    Commit {
+        run,
+        number: 1,
+        body: "[]".into(),
+        mail: Vec::new(),
+        then: Then::Go,
+        key: None,
+        error: LastError::Same,
+        pivot: false,
+    }
 }
 
 async fn opened(store: &PostgresStore, fence: Fence, run: RunId) -> PgTransaction {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 use clap::Args;
+use saga_core::ErrorId;
 use saga_core::admin::{Admin, Wanted, tell};
 use saga_core::store::{State, Summary};
 use saga_core::{Name, RunId};
@@ -31,9 +32,10 @@ pub(crate) struct List {
     /// Only sagas with this attribute; may be given several times.
     #[arg(long, value_parser = attribute, value_name = "NAME=VALUE")]
     attribute: Vec<(String, String)>,
-    /// Only sagas that are blocked by this error: a group's id, as `saga blocked` shows it.
+    /// Only sagas in flight that suffer from this error, whether it is tried again or waits for a person: its
+    /// fingerprint, as `saga list` and `saga blocked` show it.
     #[arg(long, value_name = "GROUP")]
-    error: Option<String>,
+    error: Option<ErrorId>,
     /// At most so many.
     #[arg(long, default_value_t = 50)]
     limit: usize,
@@ -99,6 +101,7 @@ fn beside(run: &Summary) -> String {
     let mut parts = Vec::new();
     parts.extend(run.key.as_ref().map(|key| format!("key {}", draw::clean(key.as_str()))));
     parts.extend(run.key_held_by.map(|holder| format!("held by {holder}")));
+    parts.extend(run.error.map(|error| format!("error {error}")));
     parts.extend((!run.priority.is_normal()).then(|| format!("{} priority", run.priority.as_str())));
     parts.extend((!run.attributes.is_empty()).then(|| draw::clean(&run.attributes.to_string())));
     parts.join(", ")

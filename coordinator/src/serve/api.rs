@@ -75,7 +75,10 @@ fn wanted(parameters: Vec<(String, String)>) -> Result<Wanted, Problem> {
                 let limit: usize = value.parse().map_err(|_| bad("it is a number"))?;
                 wanted.limit = limit.min(LIMIT_MOST);
             }
-            "error" => wanted.error = Some(value),
+            "error" => {
+                let error = value.parse().map_err(|error: saga_core::BadErrorId| bad(&error.to_string()))?;
+                wanted.error = Some(error);
+            }
             "id" => wanted.saga = Some(value),
             _ => return Err(Problem::bad(format!("there is no parameter {name:?}"))),
         }

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
 use serde::Serialize;
-use sha2::Digest;
 
 use super::view::{Stuck, last_block};
 use super::{Admin, Answered, By, Entry, Error, Request};
+use crate::error_id::{ErrorId, normalised};
 use crate::id::{MailId, Name, Place, RunId};
 use crate::journal::{Cause, Timestamp};
 use crate::store::{Filter, State, Summary};
@@ -31,8 +31,8 @@ pub struct Blocked {
     /// Where and why, and since when. Unlike [`Summary::since`], a request that was refused meanwhile does
     /// not make it younger.
     pub stuck: Stuck,
-    /// Its group.
-    pub group: String,
+    /// Its group: the error's fingerprint.
+    pub group: ErrorId,
 }
 
 /// Blocked sagas, the longest blocked first.
@@ -48,12 +48,12 @@ pub struct BlockedRuns {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Group {
     /// Its id: the error's fingerprint.
-    pub id: String,
+    pub id: ErrorId,
     /// The definition.
     pub definition: Name,
     /// The step.
     pub step: String,
-    /// Why they are blocked.
+    /// Why the first of them is blocked.
     pub cause: Cause,
     /// The failure, with what varies replaced: numbers by `0`, ids by `…`.
     pub message: String,
@@ -125,11 +125,6 @@ impl Admin {
         Ok(BlockedRuns { runs, complete })
     }
 
-    /// The id of the group that a blocked run belongs to.
-    pub(super) async fn error_of(&self, summary: Summary) -> Result<Option<String>, Error> {
-        Ok(self.read_blocked(summary).await?.map(|blocked| blocked.group))
-    }
-
     /// `None` when it is not blocked any more.
     async fn read_blocked(&self, summary: Summary) -> Result<Option<Blocked>, Error> {
         let rows = self.backend.query.journal(summary.run).await?;
@@ -145,7 +140,7 @@ impl Admin {
                 since: summary.since,
             }),
         };
-        Ok(stuck.map(|stuck| Blocked { group: group_id(&summary.definition, &stuck), summary, stuck }))
+        Ok(stuck.map(|stuck| Blocked { group: error_id(&summary.definition, &stuck), summary, stuck }))
     }
 
     /// Asks every saga of a group, or the `limit` longest blocked of it, to try again now, and waits for
@@ -164,7 +159,7 @@ impl Admin {
         patience: Duration,
     ) -> Result<Bulk, Error> {
         let mut members = self.blocked(None).await?.runs;
-        members.retain(|blocked| blocked.group == group);
+        members.retain(|blocked| blocked.group.to_string() == group);
         let Some(found) = groups(&members).pop() else {
             return Err(Error::NoSuchGroup(group.into()));
         };
@@ -195,10 +190,10 @@ impl BlockedRuns {
 }
 
 fn groups(runs: &[Blocked]) -> Vec<Group> {
-    let mut groups: BTreeMap<&str, Group> = BTreeMap::new();
+    let mut groups: BTreeMap<ErrorId, Group> = BTreeMap::new();
     for Blocked { summary, stuck, group } in runs {
-        let known = groups.entry(group).or_insert_with(|| Group {
-            id: group.clone(),
+        let known = groups.entry(*group).or_insert_with(|| Group {
+            id: *group,
             definition: summary.definition.clone(),
             step: stuck.at.parts().0.into(),
             cause: stuck.cause,
@@ -217,49 +212,6 @@ fn groups(runs: &[Blocked]) -> Vec<Group> {
     groups
 }
 
-/// The error's fingerprint: definition, step, cause, and the message without what varies.
-fn group_id(definition: &Name, stuck: &Stuck) -> String {
-    let message = normalised(stuck.failure.message());
-    let text = serde_json::to_vec(&(definition, stuck.at.parts().0, stuck.cause, message));
-    let digest = sha2::Sha256::digest(text.expect("names and text can be written"));
-    digest[..5].iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// A message with what varies from saga to saga replaced: words that hold a digit are ids (`…`) when they
-/// hold letters as well, else numbers (`0`).
-fn normalised(message: &str) -> String {
-    let is_word = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_');
-    let mut text = String::with_capacity(message.len());
-    let mut rest = message;
-    while let Some(first) = rest.chars().next() {
-        let end = rest.find(|c| is_word(c) != is_word(first)).unwrap_or(rest.len());
-        let (run, tail) = rest.split_at(end);
-        rest = tail;
-        match (run.contains(|c: char| c.is_ascii_digit()), run.contains(char::is_alphabetic)) {
-            (false, _) => text.push_str(run),
-            (true, false) => text.push('0'),
-            (true, true) => text.push('…'),
-        }
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_varies_between_sagas_does_not_part_them() {
-        for (message, same) in [
-            ("status 503 after 1200 ms", "status 0 after 0 ms"),
-            ("order-17: no such account 7f3a-11", "…: no such account …"),
-            ("connect 10.0.0.7:5432: refused", "connect 0.0.0.0:0: refused"),
-            ("id 0192f0c1-7d2e-7000-8000-0123456789ab is gone", "id … is gone"),
-            ("out of stock", "out of stock"),
-            ("größe 12, naïve", "größe 0, naïve"),
-            ("", ""),
-        ] {
-            assert_eq!(normalised(message), same);
-        }
-    }
+fn error_id(definition: &Name, stuck: &Stuck) -> ErrorId {
+    ErrorId::of(definition, &stuck.at, &stuck.failure)
 }

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::{Admin, Error};
 use crate::attributes::Attributes;
+use crate::error_id::ErrorId;
 use crate::id::{Name, RunId};
 use crate::journal::Timestamp;
 use crate::store::{Filter, State, Summary};
@@ -19,8 +20,9 @@ pub struct Wanted {
     pub state: Option<State>,
     /// Only runs that have all of these attributes.
     pub attributes: Attributes,
-    /// Only runs that are blocked by this error: a group's [id](super::Group::id).
-    pub error: Option<String>,
+    /// Only runs in flight that suffer from this error, whether it is tried again or waits for a person: a
+    /// group's [id](super::Group::id), a run's [error](Summary::error).
+    pub error: Option<ErrorId>,
     /// Only runs that have been in their state for at least so long.
     pub older_than: Option<Duration>,
     /// Only runs whose user's id has this in it.
@@ -48,16 +50,13 @@ impl Admin {
     /// Runs that match, newest first.
     pub async fn list(&self, wanted: &Wanted) -> Result<Page, Error> {
         let limit = if wanted.limit == 0 { 100 } else { wanted.limit };
-        if wanted.error.is_some() && !matches!(wanted.state, None | Some(State::Blocked)) {
-            // Only what is blocked has an error that a person has to look at.
-            return Ok(Page { runs: Vec::new(), next: None });
-        }
-        let plain = wanted.older_than.is_none() && wanted.saga.is_none() && wanted.error.is_none();
+        let plain = wanted.older_than.is_none() && wanted.saga.is_none();
         let since = wanted.older_than.map(before_now);
         let mut filter = Filter {
             definition: wanted.definition.clone(),
-            state: wanted.error.as_ref().map_or(wanted.state, |_| Some(State::Blocked)),
+            state: wanted.state,
             attributes: wanted.attributes.clone(),
+            error: wanted.error,
             before: wanted.before,
             limit: if plain { limit } else { 1000 },
         };
@@ -73,11 +72,6 @@ impl Admin {
                     continue;
                 }
                 if wanted.saga.as_ref().is_some_and(|part| !run.saga.contains(part.as_str())) {
-                    continue;
-                }
-                if let Some(error) = &wanted.error
-                    && self.error_of(run.clone()).await?.as_ref() != Some(error)
-                {
                     continue;
                 }
                 runs.push(run);

@@ -350,6 +350,8 @@ impl Driver {
             Record::Received { mail, .. } => Some(*mail),
             _ => None,
         });
+        let mut trouble = self.saga.trouble.clone();
+        trouble.fold(&self.saga.program.plan.name, &draft.records);
         let commit = Commit {
             run: self.saga.run,
             number: self.saga.next,
@@ -357,12 +359,17 @@ impl Driver {
             mail: mail.collect(),
             then: draft.then.unwrap_or(Then::Go),
             key: self.saga.keys.own.clone(),
+            error: self.saga.trouble.until(&trouble),
             pivot: draft.starts.iter().any(|launch| self.starts_pivot(launch)),
         };
-        match self.open.take() {
+        let sent = match self.open.take() {
             Some(open) => open.commit(commit).await,
             None => Sent::Settled(self.incarnation.committer.send(commit).await.unwrap_or(Settled::Lost)),
+        };
+        if matches!(sent, Sent::Settled(Settled::Committed(_))) {
+            self.saga.trouble = trouble;
         }
+        sent
     }
 
     fn leave(&self, then: Then, sent: &Draft) {

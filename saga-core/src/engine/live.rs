@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::keeping::Keeping;
 use super::limit::{Permit, Wait};
 use super::registry::Program;
+use super::trouble::Trouble;
 use crate::id::{Key, MailId, RunId};
 use crate::journal::{self, Effect, Failure, Illegal, Outcome, Record, Stage, Timestamp};
 use crate::payload::Payload;
@@ -25,6 +26,8 @@ pub(crate) struct Saga {
     pub(crate) priority: Priority,
     /// It does not hold its key: nothing may start.
     pub(crate) queued: bool,
+    /// What it suffers from, as far as commits tell.
+    pub(crate) trouble: Trouble,
     /// The number of the next commit.
     pub(crate) next: u32,
     /// Starts that are durable but not acted upon.
@@ -118,8 +121,9 @@ impl Saga {
         keeping: &Keeping,
     ) -> Result<Self, Unfit> {
         let mut machine = Machine::new(program.plan.clone());
-        let (mut read, mut keys) = (HashSet::new(), Keys::default());
+        let (mut read, mut keys, mut trouble) = (HashSet::new(), Keys::default(), Trouble::default());
         for (row, records) in loaded.journal.iter().zip(commits) {
+            trouble.fold(&program.plan.name, records);
             for record in records {
                 machine.apply(record).map_err(|illegal| Unfit::Illegal { number: row.number, illegal })?;
                 match record {
@@ -139,6 +143,7 @@ impl Saga {
             keys,
             priority: loaded.priority,
             queued: loaded.queued,
+            trouble,
             next,
             starts: Vec::new(),
             mail: loaded.mail.clone(),

@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::driver::Driver;
 use super::live::{Draft, Keys, Saga};
 use super::shared::{Incarnation, Shared};
+use super::trouble::Trouble;
 use crate::client::Sketch;
 use crate::journal::Record;
 use crate::saga::Machine;
@@ -38,6 +39,7 @@ impl Shared {
             keys: Keys::of(&sketch.began),
             priority: sketch.priority,
             queued: false,
+            trouble: Trouble::default(),
             next: 1,
             starts: Vec::new(),
             mail: Vec::new(),

@@ -62,6 +62,7 @@ mod retention;
 mod serve;
 mod shared;
 mod starter;
+mod trouble;
 mod unfit;
 mod worker;
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::committer::Settled;
 use super::live::Unfit;
 use super::shared::{Incarnation, Shared};
+use super::trouble::Trouble;
 use crate::id::MailId;
 use crate::journal::{self, Answer, Cause, End, Failure, MailBody, Record};
 use crate::saga::Plan;
@@ -27,6 +28,8 @@ pub(super) async fn set_aside(
     let run = loaded.run;
     tracing::error!(%run, saga = %loaded.saga, %unfit, "the journal does not fit the plan; the saga is blocked");
     let (records, then) = records(&loaded, &unfit, &plan, &shared.settings.label);
+    let mut trouble = Trouble::default();
+    trouble.fold(&plan.name, &records);
     let commit = Commit {
         run,
         number: loaded.journal.last().map_or(0, |row| row.number + 1),
@@ -34,6 +37,7 @@ pub(super) async fn set_aside(
         mail: received(&records),
         then,
         key: loaded.key.clone(),
+        error: Trouble::default().until(&trouble),
         pivot: false,
     };
     match incarnation.committer.send(commit).await {

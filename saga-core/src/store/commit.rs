@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::attributes::Attributes;
+use crate::error_id::ErrorId;
 use crate::id::{Fingerprint, Key, MailId, Name, RunId, WorkerId};
 use crate::journal::{EndKind, MailBody, Timestamp};
 use crate::priority::Priority;
@@ -22,15 +23,48 @@ pub struct Commit {
     pub then: Then,
     /// The key that the saga was started under: its end gives it back.
     pub key: Option<Key>,
+    /// What becomes of the saga's last error.
+    pub error: LastError,
     /// It starts the pivot, from which there is no way back: it is written only if the saga has no unread mail
     /// but what this commit consumes. Else a cancel that was there in time would be too late.
     pub pivot: bool,
 }
 
 impl Commit {
+    /// Whether it is a row of the journal and nothing else: its saga goes on as before.
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    pub(super) fn is_plain(&self) -> bool {
+        self.then == Then::Go && self.mail.is_empty() && self.error == LastError::Same
+    }
+
     /// Whether it does not consume this unread mail of its run.
     pub fn misses(&self, mail: &Mail) -> bool {
         mail.run == self.run && !self.mail.contains(&mail.id)
+    }
+}
+
+/// What a commit makes of its saga's last error, by which [`Query::list`](super::Query::list) finds it. An end
+/// leaves nothing of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LastError {
+    /// It stays as it was.
+    #[default]
+    Same,
+    /// There is none any more.
+    Gone,
+    /// It is this one from now on.
+    Now(ErrorId),
+}
+
+impl LastError {
+    /// As the SQL stores are sent it: nothing where it stays, an empty text where it is gone.
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    pub(super) fn text(self) -> Option<String> {
+        match self {
+            Self::Same => None,
+            Self::Gone => Some(String::new()),
+            Self::Now(id) => Some(id.to_string()),
+        }
     }
 }
 

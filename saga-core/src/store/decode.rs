@@ -4,6 +4,7 @@
 use super::error::{Error, Result};
 use super::query::{Manifest, State};
 use crate::attributes::Attributes;
+use crate::error_id::ErrorId;
 use crate::id::{Key, Name};
 use crate::journal::EndKind;
 
@@ -35,6 +36,10 @@ pub(super) fn end(text: Option<&str>) -> Result<Option<EndKind>> {
 
 pub(super) fn digest(bytes: &[u8]) -> Result<[u8; 32]> {
     bytes.try_into().map_err(|_| unread("digest", &format!("{} bytes", bytes.len())))
+}
+
+pub(super) fn error(text: Option<&str>) -> Result<Option<ErrorId>> {
+    text.map(|text| text.parse().map_err(|_| unread("error", text))).transpose()
 }
 
 pub(super) fn manifest(plan: &str) -> Result<Manifest> {

@@ -12,12 +12,15 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use super::Store;
-use super::commit::{Commit, CommitReply, JournalRow, Keyed, Loaded, Mail, Posted, Start, StartReply, Then};
+use super::commit::{
+    Commit, CommitReply, JournalRow, Keyed, LastError, Loaded, Mail, Posted, Start, StartReply, Then,
+};
 use super::error::{Error, Result};
 use super::query::{Counts, Filter, Manifest, Query, State, Summary, UnreadMail, WorkerInfo};
 use super::retain::{Kept, Pruned, Retain};
 use super::worker::{Claim, Claimed, Fence, NewWorker, Peer, Renewal};
 use crate::clock::Clock;
+use crate::error_id::ErrorId;
 use crate::id::{Fingerprint, Key, MailId, Name, RunId, WorkerId};
 use crate::journal::Timestamp;
 use crate::priority::Priority;
@@ -79,6 +82,7 @@ struct Saga {
     /// While it does not hold its key: its place in the order, 0 as long as no claim has seen it.
     turn: Option<u64>,
     due: Option<Timestamp>,
+    error: Option<ErrorId>,
     since: Timestamp,
     started_at: Timestamp,
     journal: Vec<JournalRow>,
@@ -310,6 +314,7 @@ impl Tables {
                 state: if queued.is_some() { State::Queued } else { State::Running },
                 turn: queued.map(|_| 0),
                 due: (owner.is_none() && queued.is_none()).then_some(now),
+                error: None,
                 since: now,
                 started_at: now,
                 journal: vec![row],
@@ -338,6 +343,11 @@ impl Tables {
                 body: commit.body.clone(),
             };
             saga.journal.push(row);
+            saga.error = match commit.error {
+                LastError::Same => saga.error,
+                LastError::Gone => None,
+                LastError::Now(id) => Some(id),
+            };
             saga.apply(commit.then, now);
             for id in &commit.mail {
                 if self.mail.get(id).is_some_and(|mail| mail.run == commit.run) {
@@ -404,7 +414,7 @@ impl Saga {
         };
         self.owner = None;
         if matches!(state, State::Ended(_)) {
-            self.turn = None;
+            (self.turn, self.error) = (None, None);
         }
         self.state = state;
         self.due = due;
@@ -431,6 +441,7 @@ impl Saga {
                 State::Ended(_) => Priority::Normal,
                 _ => self.start.priority,
             },
+            error: self.error,
             attributes: self.start.attributes.clone(),
             digest: self.start.digest,
         }
@@ -458,6 +469,7 @@ impl Query for MemoryStore {
             .filter(|s| filter.definition.as_ref().is_none_or(|name| *name == s.definition))
             .filter(|s| filter.state.is_none_or(|state| state == s.state))
             .filter(|s| s.attributes.have(&filter.attributes))
+            .filter(|s| filter.error.is_none_or(|error| s.error == Some(error)))
             .filter(|s| filter.before.is_none_or(|before| s.run < before));
         Ok(wanted.take(limit).collect())
     }

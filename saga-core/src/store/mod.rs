@@ -57,7 +57,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-pub use commit::{Commit, CommitReply, JournalRow, Keyed, Loaded, Mail, Posted, Start, StartReply, Then};
+pub use commit::{
+    Commit, CommitReply, JournalRow, Keyed, LastError, Loaded, Mail, Posted, Start, StartReply, Then,
+};
 pub use connect::connect;
 pub use error::{Error, Result};
 pub use memory::MemoryStore;

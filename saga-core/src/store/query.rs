@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::commit::JournalRow;
 use super::error::Result;
 use crate::attributes::Attributes;
+use crate::error_id::ErrorId;
 use crate::id::{Fingerprint, Key, Name, RunId, WorkerId};
 use crate::journal::{EndKind, Timestamp};
 use crate::priority::Priority;
@@ -192,6 +193,10 @@ pub struct Summary {
     /// Its priority, while it is in flight.
     #[serde(default, skip_serializing_if = "Priority::is_normal")]
     pub priority: Priority,
+    /// What it suffers from, while it is in flight: what the attempt said that failed last, unless its place has
+    /// succeeded since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorId>,
     /// What it can be found by.
     #[serde(default, skip_serializing_if = "Attributes::is_empty")]
     pub attributes: Attributes,
@@ -209,6 +214,8 @@ pub struct Filter {
     pub state: Option<State>,
     /// Only runs that have all of these.
     pub attributes: Attributes,
+    /// Only runs in flight whose last error is this one.
+    pub error: Option<ErrorId>,
     /// Only runs started before this one (the last of the page before).
     pub before: Option<RunId>,
     /// At most so many; 0 means 100.

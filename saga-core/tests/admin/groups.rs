@@ -1,11 +1,12 @@
 //! Sagas blocked by the same failure are found, and retried, as one.
 
-use saga_core::admin::{Answered, Error};
+use saga_core::admin::{Answered, Error, Wanted};
 use saga_core::journal::EndKind;
 use saga_core::store::State;
 
 use super::{Office, PATIENCE, ann};
 use crate::shop::{Fault, Shop};
+use saga_core::RunId;
 
 /// Three orders that lack the same thing under different ids, one that fails in another way.
 async fn office() -> Office {
@@ -44,7 +45,7 @@ async fn the_same_failure_is_one_group_whatever_ids_it_names() {
 #[tokio::test]
 async fn a_group_is_retried_after_a_dry_run_first_one_then_all() {
     let office = office().await;
-    let group = office.admin.blocked(None).await.unwrap().groups()[0].id.clone();
+    let group = office.admin.blocked(None).await.unwrap().groups()[0].id.to_string();
     let retry =
         async |limit, dry_run| office.admin.retry_group(&group, limit, &ann(), dry_run, PATIENCE).await;
     let dry = retry(None, true).await.unwrap();
@@ -65,4 +66,39 @@ async fn a_group_is_retried_after_a_dry_run_first_one_then_all() {
     }
     assert!(matches!(retry(None, false).await, Err(Error::NoSuchGroup(id)) if id == group));
     assert_eq!(office.admin.blocked(None).await.unwrap().runs.len(), 1, "another failure is left alone");
+}
+
+/// Found while it is tried again, and when it needs a person for the same reason.
+#[tokio::test]
+async fn what_suffers_from_the_same_is_found_whether_it_is_tried_again_or_blocked() {
+    let shop = Shop::default().fault("hotel", &[Fault::NotApplied; 2]).fault("shipment", &[Fault::Reject]);
+    let office = Office::open(shop).await;
+    let blocked = office.order("order-1", &["a"]).await;
+    office.until(blocked, State::Blocked).await;
+    let mut trips = Vec::new();
+    for id in ["trip-1", "trip-2"] {
+        let run = office.book(id).await;
+        office.until(run, State::Waiting).await;
+        trips.push(run);
+    }
+    let error_of = async |run: RunId| office.admin.summary(run).await.unwrap().error.expect("it suffers");
+    let found = async |error, state| {
+        let wanted = Wanted { error: Some(error), state, ..Wanted::default() };
+        let mut found: Vec<_> =
+            office.admin.list(&wanted).await.unwrap().runs.into_iter().map(|run| run.run).collect();
+        found.sort_unstable();
+        found
+    };
+    let away = error_of(trips[0]).await;
+    assert_eq!(found(away, None).await, trips, "those that wait for their next attempt");
+    assert_eq!(found(away, Some(State::Blocked)).await, []);
+    let group = office.admin.blocked(None).await.unwrap().groups()[0].id;
+    assert_eq!(error_of(blocked).await, group, "a group is an error");
+    assert_eq!(found(group, None).await, [blocked]);
+    let again = saga_core::admin::Request::Retry { at: serde_json::from_value("hotel".into()).unwrap() };
+    for run in &trips {
+        office.admin.request(*run, saga_core::MailId::new(), &again, &ann(), PATIENCE).await.unwrap();
+        office.until(*run, State::Ended(EndKind::Completed)).await;
+    }
+    assert_eq!(found(away, None).await, [], "nobody suffers from it any more");
 }

@@ -12,7 +12,7 @@ use crate::codec::BlobError;
 use crate::id::{Fingerprint, Name, RunId, WorkerId};
 use crate::journal::{EndKind, Timestamp};
 use crate::priority::Priority;
-use crate::store::{Commit, MemoryStore, NewWorker, Pruned, Query, Result, Start, Store, Then};
+use crate::store::{Commit, LastError, MemoryStore, NewWorker, Pruned, Query, Result, Start, Store, Then};
 
 /// A store and a shelf of blobs; the process that uses them dies at a point: before a call, or after it.
 struct Scene {
@@ -52,6 +52,7 @@ impl Scene {
                 mail: vec![],
                 then,
                 key: None,
+                error: LastError::Same,
                 pivot: false,
             };
             store.commit(fence, &[commit]).await.unwrap();

@@ -27,7 +27,7 @@ use super::connections::Lent;
 use super::error::failed;
 use super::read::{mail_row, rounded, unread};
 use crate::id::{Key, RunId};
-use crate::store::commit::{Commit, CommitReply, Mail, Then};
+use crate::store::commit::{Commit, CommitReply, LastError, Mail, Then};
 use crate::store::error::{Error, Result};
 use crate::store::query::State;
 use crate::store::worker::Fence;
@@ -53,29 +53,31 @@ const READ: &str = ", read AS (
     WHERE m.run = r.run AND m.id = r.id AND (r.run IN (SELECT run FROM won)) IS TRUE
 )";
 
-/// Gives sagas up, or ends them.
+/// Gives sagas up, or ends them; one without a new state stays, with another error. A row is written once in a
+/// statement, so these are one.
 const THEN: &str = ", released AS (
-    UPDATE saga.live l SET owner = NULL, state = t.state,
-        due = CASE t.state WHEN 'queued' THEN l.until ELSE t.due END,
-        since = CASE t.state WHEN 'queued' THEN l.since ELSE now() END
-    FROM unnest($9::uuid[], $10::text[], $11::timestamptz[]) AS t (run, state, due)
+    UPDATE saga.live l SET owner = CASE WHEN t.state IS NULL THEN l.owner END, state = coalesce(t.state, l.state),
+        due = CASE WHEN t.state IS NULL THEN l.due WHEN t.state = 'queued' THEN l.until ELSE t.due END,
+        since = CASE WHEN t.state IS NULL OR t.state = 'queued' THEN l.since ELSE now() END,
+        error = CASE WHEN t.error IS NULL THEN l.error ELSE nullif(t.error, '') END
+    FROM unnest($9::uuid[], $10::text[], $11::timestamptz[], $12::text[]) AS t (run, state, due, error)
     WHERE l.run = t.run AND (t.run IN (SELECT run FROM won)) IS TRUE
 ), ended AS (
     UPDATE saga.start s SET ended = e.ended, ended_at = now()
-    FROM unnest($12::uuid[], $13::text[]) AS e (run, ended)
+    FROM unnest($13::uuid[], $14::text[]) AS e (run, ended)
     WHERE s.run = e.run AND (e.run IN (SELECT run FROM won)) IS TRUE
 ), removed AS (
-    DELETE FROM saga.live l USING unnest($12::uuid[]) AS e (run)
+    DELETE FROM saga.live l USING unnest($13::uuid[]) AS e (run)
     WHERE l.run = e.run AND (e.run IN (SELECT run FROM won)) IS TRUE
 ), answered AS (
-    UPDATE saga.mail m SET consumed = -1 FROM unnest($12::uuid[]) AS e (run)
+    UPDATE saga.mail m SET consumed = -1 FROM unnest($13::uuid[]) AS e (run)
     WHERE m.run = e.run AND m.consumed IS NULL AND m.id <> ALL ($7::uuid[])
         AND (e.run IN (SELECT run FROM won)) IS TRUE
 )";
 
 /// Gives back the keys of sagas that end.
 const FREED: &str = ", freed AS (
-    UPDATE saga.key k SET run = NULL FROM unnest($15::text[], $16::uuid[]) AS f (key, run)
+    UPDATE saga.key k SET run = NULL FROM unnest($16::text[], $17::uuid[]) AS f (key, run)
     WHERE k.key = f.key AND k.run = f.run AND (f.run IN (SELECT run FROM won)) IS TRUE
 )";
 
@@ -98,7 +100,7 @@ static KEYED: LazyLock<[String; 2]> =
 fn unless_mail() -> String {
     WON.replace(
         "$5::text[]) AS b (run, number, body)",
-        "$5::text[], $14::bool[]) AS b (run, number, body, pivot)",
+        "$5::text[], $15::bool[]) AS b (run, number, body, pivot)",
     )
     .replace("    RETURNING run\n", &format!("{UNLESS_MAIL}    RETURNING run\n"))
 }
@@ -176,7 +178,7 @@ pub(super) fn statement(fence: Fence, batch: &[Commit], conflicts: Conflicts) ->
     let mut commits: Vec<&Commit> = batch.iter().collect();
     commits.sort_unstable_by_key(|commit| commit.run);
     let pivot = commits.iter().any(|commit| commit.pivot);
-    let plain = !pivot && commits.iter().all(|commit| commit.then == Then::Go && commit.mail.is_empty());
+    let plain = !pivot && commits.iter().all(|commit| commit.is_plain());
     // In the order of the keys, so that two batches wait for each other in one order.
     let mut keys: Vec<(&Key, Uuid)> = commits.iter().filter_map(|commit| given_back(commit)).collect();
     keys.sort_unstable();
@@ -214,14 +216,15 @@ fn given_back(commit: &Commit) -> Option<(&Key, Uuid)> {
 
 fn consequences(statement: super::Binding, commits: &[&Commit]) -> super::Binding {
     let read = || commits.iter().flat_map(|c| c.mail.iter().map(move |id| (c, id.0)));
-    let (mut released, mut states, mut dues) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut released, mut states, mut dues, mut errors) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut ended, mut ends) = (Vec::new(), Vec::new());
     for commit in commits {
         let (state, due) = match commit.then {
-            Then::Go => continue,
-            Then::Wait(due) => (State::Waiting, Some(rounded(due))),
-            Then::Block => (State::Blocked, None),
-            Then::Queue => (State::Queued, None),
+            Then::Go if commit.error == LastError::Same => continue,
+            Then::Go => (None, None),
+            Then::Wait(due) => (Some(State::Waiting), Some(rounded(due))),
+            Then::Block => (Some(State::Blocked), None),
+            Then::Queue => (Some(State::Queued), None),
             Then::End(kind) => {
                 ended.push(commit.run.0);
                 ends.push(kind.as_str());
@@ -229,8 +232,9 @@ fn consequences(statement: super::Binding, commits: &[&Commit]) -> super::Bindin
             }
         };
         released.push(commit.run.0);
-        states.push(state.as_str());
+        states.push(state.map(State::as_str));
         dues.push(due);
+        errors.push(commit.error.text());
     }
     statement
         .bind(read().map(|(commit, _)| commit.run.0).collect::<Vec<Uuid>>())
@@ -239,6 +243,7 @@ fn consequences(statement: super::Binding, commits: &[&Commit]) -> super::Bindin
         .bind(released)
         .bind(states)
         .bind(dues)
+        .bind(errors)
         .bind(ended)
         .bind(ends)
 }

@@ -12,6 +12,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/postgres/0002_keys.sql"),
     include_str!("../../../migrations/postgres/0003_attributes_and_priorities.sql"),
     include_str!("../../../migrations/postgres/0004_mail_formats.sql"),
+    include_str!("../../../migrations/postgres/0005_errors.sql"),
 ];
 
 /// Any number will do, as long as it stays the same: whoever migrates holds it to the end of its

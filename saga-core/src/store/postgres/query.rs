@@ -23,7 +23,7 @@ use crate::store::task::to_its_end;
 const SUMMARY: &str = "SELECT s.run, s.definition, s.version, s.fingerprint, s.saga, s.digest, s.started_at,
         coalesce(l.state, s.ended), l.owner, l.due, coalesce(s.ended_at, l.since), l.key,
         CASE WHEN l.turn IS NOT NULL THEN (SELECT k.run FROM saga.key k WHERE k.key = l.key) END,
-        coalesce(l.priority, 0::smallint),
+        coalesce(l.priority, 0::smallint), l.error,
         CASE WHEN EXISTS (SELECT 1 FROM saga.attribute a WHERE a.run = s.run)
             THEN (SELECT json_object_agg(a.name, a.value)::text FROM saga.attribute a WHERE a.run = s.run) END
     FROM saga.start s LEFT JOIN saga.live l ON l.run = s.run";
@@ -54,22 +54,27 @@ impl Query for PostgresStore {
             Some(State::Ended(kind)) => format!("s.ended = '{}' AND", kind.as_str()),
             Some(live) => format!("l.state = '{}' AND", live.as_str()),
         };
+        let error = if filter.error.is_some() { "l.error = $4 AND" } else { "" };
+        let first = if filter.error.is_some() { 5 } else { 4 };
         // Each attribute is a look into an index by its value, in the order of the list.
         let attributes = filter.attributes.iter().zip(0..).map(|(_, index)| {
-            let (name, value) = (2 * index + 4, 2 * index + 5);
+            let (name, value) = (first + 2 * index, first + 2 * index + 1);
             format!(
                 "s.run IN (SELECT run FROM saga.attribute WHERE name = ${name} AND value = ${value}) AND "
             )
         });
         let attributes: String = attributes.collect();
         let text = format!(
-            "{SUMMARY} WHERE {state} {attributes} ($1::text IS NULL OR s.definition = $1) AND s.run < $2
+            "{SUMMARY} WHERE {state} {error} {attributes} ($1::text IS NULL OR s.definition = $1) AND s.run < $2
              ORDER BY s.run DESC LIMIT $3"
         );
         let mut query = sqlx::query(AssertSqlSafe(text))
             .bind(filter.definition.as_ref().map(|name| name.as_str().to_owned()))
             .bind(filter.before.map_or(Uuid::max(), |run| run.0))
             .bind(i64::try_from(limit).unwrap_or(i64::MAX));
+        if let Some(error) = filter.error {
+            query = query.bind(error.to_string());
+        }
         for (name, value) in filter.attributes.iter() {
             query = query.bind(name.as_str().to_owned()).bind(value.to_owned());
         }
@@ -153,7 +158,8 @@ fn summary(row: &PgRow) -> Result<Summary> {
         key: decode::key(row.try_get(11).map_err(failed)?)?,
         key_held_by: row.try_get::<Option<Uuid>, _>(12).map_err(failed)?.map(RunId),
         priority: Priority::of_level(row.try_get(13).map_err(failed)?),
-        attributes: decode::attributes(row.try_get(14).map_err(failed)?)?,
+        error: decode::error(row.try_get(14).map_err(failed)?)?,
+        attributes: decode::attributes(row.try_get(15).map_err(failed)?)?,
     })
 }
 

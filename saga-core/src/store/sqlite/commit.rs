@@ -22,7 +22,7 @@ use super::read::{mail_rows, micros, unread};
 use super::writer::Writer;
 use super::{Db, live};
 use crate::id::RunId;
-use crate::store::commit::{Commit, CommitReply, Mail, Then};
+use crate::store::commit::{Commit, CommitReply, Mail};
 use crate::store::error::{Error, Result};
 use crate::store::worker::Fence;
 
@@ -47,7 +47,7 @@ const UNREAD: &str = "SELECT run, id, body, format FROM saga_mail WHERE consumed
     AND run IN (SELECT unhex(substr(value, 1, 32)) FROM json_each($4)) ORDER BY id";
 
 /// Sagas whose pivot would start past mail that nobody has read: there is no way back from it.
-const PAST_MAIL: &str = "SELECT c.key FROM json_each($10) c JOIN saga_mail m ON m.run = unhex(c.value)
+const PAST_MAIL: &str = "SELECT c.key FROM json_each($11) c JOIN saga_mail m ON m.run = unhex(c.value)
     WHERE m.consumed IS NULL
         AND NOT EXISTS (SELECT 1 FROM json_each($6) r WHERE unhex(substr(r.value, 33, 32)) = m.id)";
 
@@ -100,7 +100,7 @@ pub(super) async fn commit(db: &Db, fence: Fence, batch: &[Commit]) -> Result<Ve
         (true, true) => return told_apart(db, fence, batch).await,
         (true, false) => statement(&PIVOT, fence, &all, Wants::Then).bind(ids(pivots)),
         (false, true) => statement(&KEYED, fence, &all, Wants::ThenAndKeys),
-        (false, false) if all.iter().all(|commit| commit.then == Then::Go && commit.mail.is_empty()) => {
+        (false, false) if all.iter().all(|commit| commit.is_plain()) => {
             statement(&GO, fence, &all, Wants::Nothing)
         }
         (false, false) => statement(&ANY, fence, &all, Wants::Then),

@@ -17,16 +17,18 @@ pub(super) const THEN: &str = "
         FROM json_each($9) e WHERE run = unhex(substr(e.value, 1, 32));
     DELETE FROM saga_live WHERE run IN (SELECT unhex(substr(value, 1, 32)) FROM json_each($9));
     UPDATE saga_mail SET consumed = -1 WHERE consumed IS NULL
-        AND run IN (SELECT unhex(substr(value, 1, 32)) FROM json_each($9))";
+        AND run IN (SELECT unhex(substr(value, 1, 32)) FROM json_each($9));
+    UPDATE saga_live SET error = nullif(substr(e.value, 33), '')
+        FROM json_each($10) e WHERE run = unhex(substr(e.value, 1, 32))";
 
 /// Follows [`THEN`] where a keyed saga ends or waits on for its key: the row of a key that is given back stays
 /// only where others wait for it.
 pub(super) const KEYS: &str = "
     UPDATE saga_live SET owner = NULL, state = 'queued', due = until
-        WHERE run IN (SELECT unhex(value) FROM json_each($10));
-    UPDATE saga_key SET run = NULL FROM json_each($11) f
+        WHERE run IN (SELECT unhex(value) FROM json_each($11));
+    UPDATE saga_key SET run = NULL FROM json_each($12) f
         WHERE saga_key.key = substr(f.value, 33) AND saga_key.run = unhex(substr(f.value, 1, 32));
-    DELETE FROM saga_key WHERE run IS NULL AND key IN (SELECT substr(value, 33) FROM json_each($11))
+    DELETE FROM saga_key WHERE run IS NULL AND key IN (SELECT substr(value, 33) FROM json_each($12))
         AND NOT EXISTS (SELECT 1 FROM saga_live l WHERE l.key = saga_key.key AND l.turn IS NOT NULL)";
 
 /// Whether [`KEYS`] has something to do.
@@ -64,7 +66,9 @@ pub(super) fn bind(statement: Binding, commits: &[&Commit]) -> Binding {
         Then::End(kind) => Some(format!("{}{}", c.run.0.simple(), kind.as_str())),
         _ => None,
     });
-    statement.bind(list(read)).bind(list(waits)).bind(ids(blocked)).bind(list(ended))
+    // The run, then the error.
+    let errors = commits.iter().filter_map(|c| Some(format!("{}{}", c.run.0.simple(), c.error.text()?)));
+    statement.bind(list(read)).bind(list(waits)).bind(ids(blocked)).bind(list(ended)).bind(list(errors))
 }
 
 fn list(items: impl Iterator<Item = String>) -> String {

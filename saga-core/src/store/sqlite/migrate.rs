@@ -11,6 +11,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/sqlite/0002_keys.sql"),
     include_str!("../../../migrations/sqlite/0003_attributes_and_priorities.sql"),
     include_str!("../../../migrations/sqlite/0004_mail_formats.sql"),
+    include_str!("../../../migrations/sqlite/0005_errors.sql"),
 ];
 
 pub(super) async fn migrate(writer: &Writer) -> Result<()> {

@@ -258,6 +258,7 @@ pub fn cases() -> Vec<Case> {
             a_saga_is_found_in_every_state,
             a_list_is_filtered_and_paged,
             a_list_is_filtered_by_attributes,
+            a_list_is_filtered_by_the_last_error,
             counts_are_by_definition_and_state,
             manifests_are_kept_once,
             workers_are_listed_with_what_they_own,

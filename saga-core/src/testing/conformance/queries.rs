@@ -1,12 +1,13 @@
 //! What operators and clients ask.
 
 use super::Verdict;
-use super::rig::{Rig, end, fingerprint, holds, join, named, same, seconds, start_of, then};
+use super::rig::{Rig, end, fingerprint, go, holds, join, named, same, seconds, start_of, then};
 use crate::attributes::Attributes;
+use crate::error_id::ErrorId;
 use crate::id::{Name, RunId, WorkerId};
 use crate::journal::EndKind;
 use crate::saga::Definition;
-use crate::store::{Counts, Fence, Filter, Manifest, Start, StartReply, State, Then};
+use crate::store::{Commit, Counts, Fence, Filter, LastError, Manifest, Start, StartReply, State, Then};
 
 pub(super) async fn a_saga_is_found_in_every_state(rig: &Rig) -> Verdict {
     let fence = rig.worker().await?;
@@ -153,6 +154,54 @@ pub(super) async fn a_list_is_filtered_by_attributes(rig: &Rig) -> Verdict {
         }
         same!(listed, matching, "what has {wanted}");
     }
+    Ok(())
+}
+
+pub(super) async fn a_list_is_filtered_by_the_last_error(rig: &Rig) -> Verdict {
+    let fence = rig.worker().await?;
+    let id = |text: &str| text.parse::<ErrorId>().expect("the cases use good fingerprints");
+    let (refused, lost) = (id("0123456789"), id("abcdef0123"));
+    let mut runs = Vec::new();
+    for saga in ["a", "b", "c", "d"] {
+        runs.push(rig.owned(fence, saga).await?);
+    }
+    runs.sort_unstable();
+    let [a, b, c, d] = runs[..] else { unreachable!("there are four") };
+    let with = |commit: Commit, error| Commit { error, ..commit };
+    let now = LastError::Now;
+    // One that goes on, one that waits, one that is blocked, and one with another error; all in one batch.
+    let batch = [
+        with(go(a, 1), now(refused)),
+        with(then(b, 1, Then::Wait(seconds(60))), now(refused)),
+        with(then(c, 1, Then::Block), now(refused)),
+        with(go(d, 1), now(lost)),
+    ];
+    rig.store().commit(fence, &batch).await?;
+    let listed = async |error, state| {
+        let filter = Filter { error: Some(error), state, ..Filter::default() };
+        let found = rig.a.query.list(&filter).await?;
+        same!(found.iter().all(|saga| saga.error == Some(error)), true, "that they are told with it");
+        Ok::<_, super::Broken>(found.into_iter().map(|saga| saga.run).collect::<Vec<_>>())
+    };
+    same!(listed(refused, None).await?, [c, b, a], "what suffers from the same");
+    same!(listed(refused, Some(State::Waiting)).await?, [b], "what of it waits");
+    same!(listed(lost, None).await?, [d], "what suffers from another");
+    let own = rig.a.query.summary(a).await?;
+    same!(
+        own.map(|saga| (saga.state, saga.owner)),
+        Some((State::Running, Some(fence.worker))),
+        "who goes on"
+    );
+    // It stays until something is said of it, and goes with the saga.
+    rig.commit(fence, go(a, 2)).await?;
+    same!(listed(refused, None).await?, [c, b, a], "what suffers after a commit that says nothing of it");
+    rig.commit(fence, with(go(a, 3), LastError::Gone)).await?;
+    rig.commit(fence, end(d, 2)).await?;
+    same!(listed(refused, None).await?, [c, b], "what suffers once one of them has recovered");
+    same!(listed(lost, None).await?, [], "what suffers once it has ended");
+    // A commit that is refused changes nothing of it.
+    rig.refuses(fence, with(go(c, 2), now(lost)), "a commit of a saga that nobody owns").await?;
+    same!(listed(lost, None).await?, [], "what suffers after a refused commit");
     Ok(())
 }
 

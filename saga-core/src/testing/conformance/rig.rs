@@ -11,8 +11,8 @@ use crate::id::{Fingerprint, MailId, Name, RunId, WorkerId};
 use crate::journal::{EndKind, MailBody, Timestamp};
 use crate::priority::Priority;
 use crate::store::{
-    Backend, Claim, Claimed, Commit, CommitReply, Error, Fence, Mail, NewWorker, Start, StartReply, Store,
-    Then,
+    Backend, Claim, Claimed, Commit, CommitReply, Error, Fence, LastError, Mail, NewWorker, Start,
+    StartReply, Store, Then,
 };
 
 /// Fails the case unless two values are equal.
@@ -170,7 +170,16 @@ pub(super) fn go(run: RunId, number: u32) -> Commit {
 }
 
 pub(super) fn then(run: RunId, number: u32, then: Then) -> Commit {
-    Commit { run, number, body: body(number).into(), mail: Vec::new(), then, key: None, pivot: false }
+    Commit {
+        run,
+        number,
+        body: body(number).into(),
+        mail: Vec::new(),
+        then,
+        key: None,
+        error: LastError::Same,
+        pivot: false,
+    }
 }
 
 /// The text of a commit that [`go`] or [`then`] made.

@@ -12,8 +12,8 @@ use crate::id::{MailId, Name, RunId, WorkerId};
 use crate::journal::{MailBody, Timestamp};
 use crate::priority::Priority;
 use crate::store::{
-    Backend, Claim, Claimed, Commit, CommitReply, Counts, Error, Fence, Filter, JournalRow, Kept, Loaded,
-    Mail, Manifest, MemoryStore, NewWorker, Posted, Pruned, Query, Renewal, Result, Retain, Start,
+    Backend, Claim, Claimed, Commit, CommitReply, Counts, Error, Fence, Filter, JournalRow, Kept, LastError,
+    Loaded, Mail, Manifest, MemoryStore, NewWorker, Posted, Pruned, Query, Renewal, Result, Retain, Start,
     StartReply, Store, Summary, Then, UnreadMail, WorkerInfo,
 };
 
@@ -88,6 +88,10 @@ enum Bug {
     ForgetsPriorities,
     /// Attributes are not kept.
     ForgetsAttributes,
+    /// The last error is kept only of sagas that wait for a person.
+    ForgetsErrorsOfTheLiving,
+    /// An error is never over.
+    KeepsErrors,
     /// A list looks at one attribute, however many are given.
     LooksAtOneAttribute,
     /// A key is not given back at the end.
@@ -148,6 +152,8 @@ impl Twin {
             (Bug::WakesEarly, Then::Wait(_)) => commit.then = Then::Wait(Timestamp::UNIX_EPOCH),
             (Bug::IgnoresEnds, Then::End(_)) => commit.then = Then::Go,
             (Bug::KeepsKeys, _) => commit.key = None,
+            (Bug::ForgetsErrorsOfTheLiving, Then::Go | Then::Wait(_)) => commit.error = LastError::Same,
+            (Bug::KeepsErrors, _) if commit.error == LastError::Gone => commit.error = LastError::Same,
             (Bug::NormalisesJson, _) => {
                 if let Ok(value) = serde_json::from_str::<serde_json::Value>(&commit.body) {
                     commit.body = value.to_string().into();
@@ -437,6 +443,8 @@ async fn every_twin_is_caught_by_the_guarantee_that_it_breaks() {
         (CountsOnlyTheLiving, "counts_are_by_definition_and_state"),
         (ForgetsPriorities, "priority_counts_as_time_in_a_claim"),
         (ForgetsAttributes, "a_list_is_filtered_by_attributes"),
+        (ForgetsErrorsOfTheLiving, "a_list_is_filtered_by_the_last_error"),
+        (KeepsErrors, "a_list_is_filtered_by_the_last_error"),
         (LooksAtOneAttribute, "a_list_is_filtered_by_attributes"),
         (KeepsKeys, "an_end_gives_its_key_to_the_next_in_order"),
         (TakesKeysBlindly, "a_key_is_held_by_one_saga"),
