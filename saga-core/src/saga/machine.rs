@@ -8,54 +8,19 @@
 //! on (see `unwind`). When nothing is under way, nothing can start and nothing is due, the saga has
 //! either ended or it needs a person.
 
+mod decision;
+mod mail;
+
 use std::sync::Arc;
 
 use super::bounds::Bounds;
 use super::plan::{Kind, Plan, Wiring};
-use crate::id::{MailId, Place};
-use crate::journal::stage::{Event, Rest};
-use crate::journal::{
-    Answer, Cause, Effect, End, Failure, Illegal, MailBody, Record, Stage, Timestamp, Verb,
-};
+use crate::id::Place;
+use crate::journal::stage::Event;
+use crate::journal::{Answer, Cause, End, Failure, Illegal, Record, Stage, Timestamp};
 use crate::payload::Payload;
-
-/// What comes next.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Decision {
-    /// Compute this pure value now; it shares the commit.
-    Derive {
-        /// The node.
-        node: usize,
-        /// Its input.
-        input: Payload,
-    },
-    /// Record that this attempt starts, and start it once that is durable.
-    Start {
-        /// The node.
-        node: usize,
-        /// The item of an `each`; 0 elsewhere.
-        item: usize,
-        /// Which effect.
-        effect: Effect,
-        /// Which attempt.
-        attempt: u32,
-    },
-    /// The deadline passed: record that, and ask again.
-    Expire,
-    /// Nothing can be done before this time.
-    Wait(Timestamp),
-    /// A person is needed.
-    Block {
-        /// Where.
-        at: Place,
-        /// Why.
-        cause: Cause,
-        /// What the failing attempt said.
-        failure: Failure,
-    },
-    /// It is over.
-    End(End),
-}
+pub use decision::Decision;
+pub(super) use decision::{Rests, worker_died};
 
 /// Where the items of one node stand.
 #[derive(Clone, Debug, Default)]
@@ -285,187 +250,8 @@ impl Machine {
     }
 }
 
-/// Mail.
+/// What the engine says of attempts in this process: what no journal tells.
 impl Machine {
-    /// What mail is answered, decided before it is recorded. `None` where it has nothing to say here.
-    pub fn receive(&self, mail: MailId, body: MailBody, now: Timestamp) -> Record {
-        let answer = match &body {
-            MailBody::Cancel { .. } if self.pivot_begun || self.cause.is_some() => Answer::TooLate,
-            MailBody::Cancel { .. } => Answer::Accepted,
-            MailBody::Abandon { .. } if self.any_live() => {
-                Answer::Refused("an attempt is under way; abandon when it has ended".into())
-            }
-            MailBody::Abandon { .. } => Answer::Accepted,
-            MailBody::Operator { at, verb, .. } => self.answer_operator(at, verb, now),
-            MailBody::Damaged { .. } => {
-                Answer::Refused("what is stored of it does not read; say it again".into())
-            }
-        };
-        Record::Received { mail, body, answer }
-    }
-
-    fn answer_operator(&self, at: &Place, verb: &Verb, now: Timestamp) -> Answer {
-        let (name, item) = at.parts();
-        if self.is_about_journal(name) {
-            return match verb {
-                Verb::Retry => Answer::Accepted,
-                _ => Answer::Refused(format!("{at} is no step: what can be done is to retry, or to abandon")),
-            };
-        }
-        if self.is_derivation(name) {
-            return match (verb, self.blocked) {
-                (Verb::Retry, true) => Answer::Accepted,
-                _ => Answer::Refused(format!(
-                    "{at} is computed, not done: it can only be retried while blocked"
-                )),
-            };
-        }
-        let stage = self
-            .plan
-            .find(name)
-            .and_then(|node| Some((node, self.slots[node].stages.get(item.unwrap_or(0))?)))
-            .filter(|(node, _)| !self.slots[*node].live[item.unwrap_or(0)]);
-        let Some((node, stage)) = stage else {
-            return Answer::Refused(format!("no attempt rests at {at}"));
-        };
-        match stage.clone().next(&Event::Operator(verb, now), self.plan.nodes[node].contract()) {
-            Ok(_) => Answer::Accepted,
-            Err(_) => Answer::Refused(format!("{at} {}", stage.resists())),
-        }
-    }
-
-    /// Whether a request is about the journal, which was not read by whoever blocked the saga, and now is.
-    fn is_about_journal(&self, name: &str) -> bool {
-        self.blocked && self.unfit && self.plan.nodes[0].name.as_str() == name
-    }
-
-    fn is_derivation(&self, name: &str) -> bool {
-        self.plan.find(name).is_some_and(|node| self.plan.nodes[node].kind == Kind::Derive)
-    }
-
-    fn accept(&mut self, body: &MailBody, record: &Record) -> Result<(), Illegal> {
-        match body {
-            MailBody::Cancel { reason } => {
-                self.cause.get_or_insert(Failure::new(format!("cancelled: {reason}")));
-                // What needs a person on the way forward may need none on the way back.
-                self.blocked = false;
-            }
-            MailBody::Operator { at, verb, who, why } => {
-                if self.is_about_journal(at.as_str()) || self.is_derivation(at.as_str()) {
-                    self.blocked = false;
-                    return Ok(());
-                }
-                // The time of a retry is "now" whenever it is read: long ago is due as well.
-                let (node, item) = self.step(at, &Event::Operator(verb, Timestamp::UNIX_EPOCH), record)?;
-                if *verb == Verb::Skip {
-                    self.left = true;
-                    self.cause.get_or_insert(Failure::new(format!("{who} skipped {at}: {why}")));
-                }
-                self.settle(node, item);
-                self.blocked = false;
-            }
-            MailBody::Abandon { who, why } => {
-                let cause = self.cause.take().map(|cause| format!("; first failure: {cause}"));
-                self.cause =
-                    Some(Failure::new(format!("{who} abandoned it: {why}{}", cause.unwrap_or_default())));
-                self.left = true;
-                self.abandoned = true;
-                self.blocked = false;
-            }
-            MailBody::Damaged { .. } => return Err(self.illegal("damaged mail asks for nothing", record)),
-        }
-        Ok(())
-    }
-}
-
-/// Decisions.
-impl Machine {
-    /// Everything that can be done now, and when there will be more; empty while attempts are under way
-    /// that alone decide what follows.
-    ///
-    /// The caller records and applies each `Derive` and `Start`, marks starts with
-    /// [`Machine::launched`], and asks again after a `Derive`.
-    pub fn decide(&self, now: Timestamp) -> Vec<Decision> {
-        if self.end.is_some() || self.blocked || self.slots[0].output.is_none() {
-            return Vec::new();
-        }
-        let unwinding = self.cause.is_some();
-        let deadline = self.deadline.filter(|_| !unwinding && !self.pivot_begun);
-        if deadline.is_some_and(|deadline| deadline <= now) {
-            return vec![Decision::Expire];
-        }
-        let mut decisions = Vec::new();
-        let mut rests = Rests::default();
-        if !self.abandoned {
-            if unwinding {
-                self.decide_backward(now, &mut decisions, &mut rests);
-            } else {
-                self.decide_forward(now, &mut decisions, &mut rests);
-            }
-        }
-        if !decisions.is_empty() || self.any_live() {
-            // What rests comes due also while something else is under way.
-            decisions.extend([rests.due, deadline].into_iter().flatten().min().map(Decision::Wait));
-            return decisions;
-        }
-        vec![match (rests.due, rests.stuck) {
-            (Some(due), _) => Decision::Wait(deadline.map_or(due, |deadline| deadline.min(due))),
-            (None, Some((at, cause, failure))) => Decision::Block { at, cause, failure },
-            (None, None) => Decision::End(self.ending()),
-        }]
-    }
-
-    fn decide_forward(&self, now: Timestamp, decisions: &mut Vec<Decision>, rests: &mut Rests) {
-        for (node, slot) in self.slots.iter().enumerate().skip(1) {
-            let Some(inputs) = &slot.inputs else { continue };
-            if self.plan.nodes[node].kind == Kind::Derive && slot.output.is_none() {
-                decisions.push(Decision::Derive { node, input: inputs[0].clone() });
-            }
-            for item in 0..slot.stages.len() {
-                self.decide_item(node, item, now, decisions, rests);
-            }
-        }
-    }
-
-    /// Brings one action nearer to success: its first attempt, the next one, or a probe.
-    pub(super) fn decide_item(
-        &self,
-        node: usize,
-        item: usize,
-        now: Timestamp,
-        decisions: &mut Vec<Decision>,
-        rests: &mut Rests,
-    ) {
-        if self.slots[node].live[item] {
-            return;
-        }
-        let step = &self.plan.nodes[node];
-        let mut start = |effect, attempt| decisions.push(Decision::Start { node, item, effect, attempt });
-        match &self.slots[node].stages[item] {
-            Stage::Idle => start(Effect::Action, 1),
-            // From here on: the worker that ran it died, or the time of the next attempt has come.
-            Stage::Acting { attempt, .. } if step.idempotent => start(Effect::Action, attempt + 1),
-            Stage::Acting { .. } if step.probe => start(Effect::Probe, 1),
-            Stage::Acting { .. } => rests.stuck(step.place(item), Cause::InDoubt, worker_died()),
-            Stage::Probing { probe, .. } => start(Effect::Probe, probe + 1),
-            Stage::Resting { rest: Rest::Stuck(cause, failure), .. } => {
-                rests.stuck(step.place(item), *cause, failure.clone());
-            }
-            Stage::Resting { rest: Rest::Due(due), .. } if *due > now => rests.due(*due),
-            Stage::Resting { attempt, doubt, probes, .. } => match (doubt, step.idempotent, step.probe) {
-                (false, ..) | (true, true, _) => start(Effect::Action, attempt + 1),
-                (true, false, true) => start(Effect::Probe, probes + 1),
-                (true, false, false) => start(Effect::Action, attempt + 1),
-            },
-            Stage::Done(_)
-            | Stage::Refused(_)
-            | Stage::Undoing { .. }
-            | Stage::UndoResting { .. }
-            | Stage::Undone
-            | Stage::Left => {}
-        }
-    }
-
     /// Takes back the start of the pivot, which was decided last and not written: the machine is as it was.
     pub(crate) fn withdraw(&mut self, node: usize, item: usize) {
         self.slots[node].stages[item] = Stage::Idle;
@@ -482,14 +268,6 @@ impl Machine {
     /// Whether any attempt is under way in this process.
     pub fn any_live(&self) -> bool {
         self.slots.iter().any(|slot| slot.live.contains(&true))
-    }
-
-    fn ending(&self) -> End {
-        match &self.cause {
-            None => End::Completed { output: self.join(&self.plan.output) },
-            Some(cause) if self.left => End::PartiallyCompensated { cause: cause.clone() },
-            Some(cause) => End::Compensated { cause: cause.clone() },
-        }
     }
 }
 
@@ -539,25 +317,4 @@ impl Machine {
     pub fn end(&self) -> Option<&End> {
         self.end.as_ref()
     }
-}
-
-/// What the places that cannot go on wait for.
-#[derive(Debug, Default)]
-pub(super) struct Rests {
-    due: Option<Timestamp>,
-    stuck: Option<(Place, Cause, Failure)>,
-}
-
-impl Rests {
-    pub(super) fn due(&mut self, due: Timestamp) {
-        self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
-    }
-
-    pub(super) fn stuck(&mut self, at: Place, cause: Cause, failure: Failure) {
-        self.stuck.get_or_insert((at, cause, failure));
-    }
-}
-
-pub(super) fn worker_died() -> Failure {
-    Failure::new("the worker that ran this attempt died before it told the outcome")
 }
