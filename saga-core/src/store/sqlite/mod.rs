@@ -11,7 +11,8 @@
 //! few that only read; readers never wait for the writer. A writer of another process is waited for, at
 //! most [`BUSY_TIMEOUT`]; then the verb fails as [`Unavailable`](crate::store::Error::Unavailable). A
 //! process that is frozen inside a transaction stops all writers until it is thawed or killed: that is
-//! SQLite's nature.
+//! SQLite's nature. So does a step whose code leaks the transaction that it was lent; verbs fail after half a minute
+//! then, and say so, and the process has to be ended.
 //!
 //! # Who is dead
 //!
@@ -73,6 +74,11 @@ const OPEN_AGAIN: Duration = Duration::from_millis(5);
 
 /// Connections that only read.
 const READERS: u32 = 4;
+
+/// Page caches, in KiB as the pragma wants them. One that is there is filled, whatever it is good for: beyond what
+/// a batch touches they only cost memory, because the operating system caches the file as well.
+const WRITER_CACHE: &str = "-8192";
+const READER_CACHE: &str = "-1024";
 
 /// Sagas in a SQLite file. Cloning it gives another handle to the same connections.
 ///
@@ -180,14 +186,15 @@ impl Db {
             .row_buffer_size(512)
             // After a burst the WAL file shrinks again.
             .pragma("journal_size_limit", "67108864")
-            .pragma("cache_size", "-16384")
+            .pragma("cache_size", WRITER_CACHE)
             .pragma("temp_store", "memory")
             .disable_statement_logging();
         let writer = Writer::new(options.connect().await.map_err(failed)?);
         migrate::migrate(&writer).await?;
         commit::prepare(&writer).await?;
         let lent = transaction::pool(options.clone().create_if_missing(false));
-        let readers = pool(READERS).connect_with(options.create_if_missing(false).read_only(true)).await;
+        let reading = options.create_if_missing(false).read_only(true).pragma("cache_size", READER_CACHE);
+        let readers = pool(READERS).connect_with(reading).await;
         let readers = readers.map_err(failed)?;
         let path =
             path.canonicalize().map_err(|e| Error::Unusable(format!("its path cannot be resolved: {e}")))?;
