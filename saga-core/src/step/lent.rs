@@ -13,7 +13,11 @@ use crate::store::Loan;
 /// what was written through it becomes true together with the saga's journal, when the action has returned
 /// `Ok`, and not at all otherwise.
 ///
-/// Drop it, or let it be dropped, before the action returns: a transaction that is kept is not committed.
+/// Drop it, or let it be dropped, before the action returns: a transaction that is kept is not committed, and until it
+/// is dropped it keeps what it has locked. Do not leak it (`std::mem::forget`, a task without an end): Postgres ends a
+/// transaction that idles for a third of the lease, so that it holds up its own saga only; in SQLite nothing can end it,
+/// and nobody writes to the file any more before the process ends. The worker's errors say so, once that has lasted for
+/// half a minute.
 pub struct Tx<T: Send + 'static> {
     /// There until it is dropped.
     lent: Option<T>,

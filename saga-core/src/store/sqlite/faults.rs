@@ -12,11 +12,11 @@ use tokio::sync::Semaphore;
 use super::SqliteStore;
 use crate::client::{Client, Ended, Saga};
 use crate::engine::{Running, Worker};
-use crate::id::{MailId, RunId};
+use crate::id::{MailId, RunId, WorkerId};
 use crate::journal::MailBody;
 use crate::saga::Definition;
 use crate::step::{Cx, StepError, step};
-use crate::store::{Error, Filter, Mail, Query, State, Store};
+use crate::store::{Begun, Error, Filter, Mail, NewWorker, Query, Start, State, Store, Transactional};
 
 const SAGAS: u32 = 10;
 
@@ -125,4 +125,29 @@ async fn a_file_that_another_process_holds_is_waited_for() {
     assert_eq!(scene.ended().await, 0);
     sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();
     scene.check().await;
+}
+
+/// Nothing can end it, but nobody waits for it for ever either.
+#[tokio::test]
+async fn a_transaction_that_is_leaked_is_told_to_all_who_write() {
+    let dir = TempDir::new().unwrap();
+    let store = SqliteStore::open(dir.path().join("sagas.db")).await.unwrap();
+    let worker = NewWorker { id: WorkerId::new(), label: "w".into(), lease: Duration::from_secs(15) };
+    let fence = store.join(&worker).await.unwrap();
+    let start = crate::client::prepare(&definition(), "leaky", &String::new()).build().unwrap();
+    let (run, start) = (start.run, Start { owned: true, ..start });
+    store.start(Some(fence), &[start]).await.unwrap();
+    let Begun::Open(leaked) = store.begin(fence, run, 1).await.unwrap() else { panic!("it is ours") };
+    std::mem::forget(leaked);
+    tokio::time::pause();
+    let mail = Mail::new(MailId::new(), run, &MailBody::Cancel { reason: "nobody".into() });
+    for told in [
+        store.post(&[mail]).await.unwrap_err(),
+        store.renew(fence).await.unwrap_err(),
+        store.begin(fence, run, 1).await.map(drop).unwrap_err(),
+    ] {
+        assert!(matches!(&told, Error::Unavailable(why) if why.contains("keep the transaction")), "{told}");
+    }
+    tokio::time::resume();
+    assert!(store.load(run).await.unwrap().is_some(), "who reads does not wait");
 }

@@ -18,7 +18,7 @@ use super::Db;
 use super::commit::write;
 use super::error::{at_commit, failed};
 use super::workers::check;
-use super::writer::Turn;
+use super::writer::{Turn, patient};
 use crate::id::RunId;
 use crate::store::commit::{Commit, CommitReply};
 use crate::store::error::{Error, Result};
@@ -63,7 +63,7 @@ pub(super) fn pool(options: SqliteConnectOptions) -> SqlitePool {
 
 pub(super) async fn begin(db: &Db, fence: Fence, run: RunId, next: u32) -> Result<Begun<SqliteTransaction>> {
     // One at a time stands in the writer's queue, or a renewal of the lease would wait for all of them.
-    let alone = db.lending.clone().lock_owned().await;
+    let alone = patient(db.lending.clone().lock_owned()).await?;
     let turn = db.turn().await?;
     let mut tx = db.lent.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
     check(&mut tx, fence).await?;

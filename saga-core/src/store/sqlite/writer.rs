@@ -6,6 +6,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Connection, SqliteConnection};
@@ -20,6 +21,9 @@ use crate::store::error::{Error, Result};
 pub(super) struct Writer {
     connection: Arc<Mutex<Option<SqliteConnection>>>,
 }
+
+/// How long the turn to write is waited for: at any sensible lease longer than a step may have its transaction.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The right to be the next of this process that writes.
 pub(super) type Turn = OwnedMappedMutexGuard<Option<SqliteConnection>, SqliteConnection>;
@@ -37,7 +41,10 @@ impl Writer {
 
     /// Waits for the turn to write.
     pub(super) async fn lend(&self) -> Result<Turn> {
-        let guard = self.connection.clone().lock_owned().await;
+        let guard = match self.connection.clone().try_lock_owned() {
+            Ok(guard) => guard,
+            Err(_) => patient(self.connection.clone().lock_owned()).await?,
+        };
         let closed = |_| Error::Unavailable("the store was closed".into());
         OwnedMutexGuard::try_map(guard, Option::as_mut).map_err(closed)
     }
@@ -105,6 +112,16 @@ impl Drop for Tx {
             runtime.spawn(async move { roll_back(&mut connection).await });
         }
     }
+}
+
+/// Waits for what a step's transaction may hold.
+pub(super) async fn patient<T>(turn: impl Future<Output = T>) -> Result<T> {
+    tokio::time::timeout(PATIENCE, turn).await.map_err(|_| {
+        Error::Unavailable(format!(
+            "no turn to write within {PATIENCE:?}: does a transactional step keep the transaction that it was lent? Nobody \
+             can write to the file before it is given back, or this process ends"
+        ))
+    })
 }
 
 /// Ends a transaction without its effects. SQLite has ended it already after some errors, and then there is
