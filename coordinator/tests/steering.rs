@@ -1,8 +1,8 @@
 //! Commands that change something, with their answers and exit codes.
 
-use saga_core::StepError;
-use saga_core::journal::EndKind;
-use saga_core::store::State;
+use saga_core::journal::{EndKind, MailBody};
+use saga_core::store::{Mail, SqliteStore, State, Store};
+use saga_core::{MailId, StepError};
 
 use crate::shop::{Bank, Shop};
 
@@ -220,4 +220,46 @@ async fn blocked_sagas_are_listed_by_their_error() {
     assert_eq!(found["runs"][0]["run"].as_str(), Some(run.to_string().as_str()), "{found}");
     assert_eq!(shop.saga(&["list", "--error", "0000000000"]).await.out, "no such sagas\n");
     assert_eq!(shop.saga(&["list", "--error", &group, "--state", "waiting"]).await.out, "no such sagas\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sagas_are_listed_by_an_error_that_is_still_tried_again() {
+    let away = StepError::not_applied("connect 10.0.0.7:5432: refused");
+    let shop = Shop::open(Bank::default().fails("charge", vec![away])).await;
+    // Its next attempt is in an hour.
+    let run = shop.order("order-1", &[], State::Waiting).await;
+    shop.order("order-2", &[], State::Ended(EndKind::Completed)).await;
+    let listed = shop.saga(&["list", "--state", "waiting", "--json"]).await.json();
+    let error = listed["runs"][0]["error"].as_str().expect("it is told").to_owned();
+    let found = shop.saga(&["list", "--error", &error]).await;
+    assert_eq!(found.out.lines().count(), 2, "a head and one saga: {}", found.out);
+    assert!(
+        found.out.contains(&run.to_string()) && found.out.contains(&format!("error {error}")),
+        "{}",
+        found.out
+    );
+    let bad = shop.saga(&["list", "--error", "connection refused"]).await;
+    assert_eq!(bad.exit, 2);
+    assert!(bad.err.contains("ten hexadecimal digits"), "{}", bad.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_saga_that_was_told_something_newer_is_shown_and_found_by_the_doctor() {
+    let away = StepError::not_applied("refused");
+    let shop = Shop::open(Bank::default().fails("charge", vec![away])).await;
+    let run = shop.order("order-1", &[], State::Waiting).await;
+    let store = SqliteStore::open(shop.dir.path().join("sagas.db")).await.unwrap();
+    let mail = Mail { id: MailId::new(), run, format: MailBody::FORMAT + 1, body: "{}".into() };
+    store.post(&[mail]).await.unwrap();
+    let doctor = shop.saga(&["doctor"]).await;
+    assert_eq!(doctor.exit, 1);
+    assert!(
+        doctor.out.contains("ILL  mail: 1 sagas were told something that only newer workers read"),
+        "{}",
+        doctor.out
+    );
+    let shown = shop.saga(&["show", "place-order/order-1"]).await.out;
+    assert!(shown.contains("waits for a newer worker"), "{shown}");
+    let view = shop.saga(&["show", "place-order/order-1", "--json"]).await.json();
+    assert_eq!(view["unread"][0]["newer"], MailBody::FORMAT + 1);
 }
