@@ -11,6 +11,7 @@ mod guarded;
 mod history;
 mod naive;
 mod parked;
+mod rebalance;
 mod running;
 mod shop;
 mod sidecar;
