@@ -11,6 +11,7 @@ mod guarded;
 mod history;
 mod naive;
 mod parked;
+mod pooled;
 mod rebalance;
 mod running;
 mod shop;

@@ -36,12 +36,12 @@ fn example(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/debezium").join(file)
 }
 
-struct Sidecar {
+pub(super) struct Sidecar {
     settings: Vec<(&'static str, String)>,
 }
 
 impl Sidecar {
-    fn new(database: &Database, kafka: &Kafka) -> Self {
+    pub(super) fn new(database: &Database, kafka: &Kafka) -> Self {
         let settings = vec![
             ("OUTBOX_RELAY_CONFIG", example("outbox-relay.toml").display().to_string()),
             ("OUTBOX_RELAY_SOURCE__URL", database.url().to_owned()),
@@ -50,7 +50,7 @@ impl Sidecar {
         Self { settings }
     }
 
-    fn set(mut self, name: &'static str, value: &str) -> Self {
+    pub(super) fn set(mut self, name: &'static str, value: &str) -> Self {
         self.settings.push((name, value.to_owned()));
         self
     }
@@ -65,7 +65,7 @@ impl Sidecar {
     }
 
     /// Runs a verb to its end.
-    async fn run(&self, words: &[&str]) -> (bool, String) {
+    pub(super) async fn run(&self, words: &[&str]) -> (bool, String) {
         let mut command = self.command(words);
         let Output { status, stdout, stderr } =
             tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
@@ -73,7 +73,7 @@ impl Sidecar {
     }
 
     /// Runs a verb that must succeed.
-    async fn does(&self, words: &[&str]) -> String {
+    pub(super) async fn does(&self, words: &[&str]) -> String {
         let (success, text) = self.run(words).await;
         assert!(success, "{words:?}: {text}");
         text
@@ -81,13 +81,13 @@ impl Sidecar {
 }
 
 /// `outbox-relay run`, until it is dropped.
-struct Running {
+pub(super) struct Running {
     process: Child,
     port: u16,
 }
 
 impl Running {
-    async fn start(sidecar: &Sidecar) -> Self {
+    pub(super) async fn start(sidecar: &Sidecar) -> Self {
         let port = free_port();
         let mut command = sidecar.command(&["run"]);
         command.env("OUTBOX_RELAY_HTTP__LISTEN", format!("127.0.0.1:{port}"));
@@ -98,7 +98,7 @@ impl Running {
         running
     }
 
-    async fn get(&self, path: &str) -> Option<String> {
+    pub(super) async fn get(&self, path: &str) -> Option<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.ok()?;
         stream.write_all(format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes()).await.ok()?;
         let mut answer = String::new();
@@ -106,14 +106,14 @@ impl Running {
         Some(answer)
     }
 
-    async fn until_metric(&self, line: &str) {
+    pub(super) async fn until_metric(&self, line: &str) {
         while !self.get("/metrics").await.is_some_and(|text| text.lines().any(|found| found == line)) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
     /// SIGTERM, and how it ends.
-    async fn terminate(mut self) -> bool {
+    pub(super) async fn terminate(mut self) -> bool {
         kill_process(Pid::from_child(&self.process), Signal::TERM).unwrap();
         tokio::task::spawn_blocking(move || self.process.wait().unwrap().success()).await.unwrap()
     }
@@ -127,7 +127,7 @@ impl Drop for Running {
 }
 
 /// A consumer that was written for Debezium's event router: header `id`, key and value.
-fn consumer_of_debezium(kafka: &Kafka) -> BaseConsumer {
+pub(super) fn consumer_of_debezium(kafka: &Kafka) -> BaseConsumer {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", kafka.bootstrap())
         .set("group.id", "shipping")
@@ -138,7 +138,7 @@ fn consumer_of_debezium(kafka: &Kafka) -> BaseConsumer {
     consumer
 }
 
-fn consume(consumer: &BaseConsumer) -> (Uuid, String, String) {
+pub(super) fn consume(consumer: &BaseConsumer) -> (Uuid, String, String) {
     let record = loop {
         if let Some(record) = consumer.poll(Duration::from_secs(60)) {
             break record.unwrap();
@@ -151,7 +151,7 @@ fn consume(consumer: &BaseConsumer) -> (Uuid, String, String) {
 }
 
 /// The service, which knows nothing of any of this.
-async fn place(connection: &mut PgConnection, n: i64) -> Uuid {
+pub(super) async fn place(connection: &mut PgConnection, n: i64) -> Uuid {
     let id = Uuid::new_v4();
     query("INSERT INTO outboxevent VALUES ($1, 'order', '7', 'OrderPlaced', jsonb_build_object('n', $2::bigint))")
         .bind(id)
@@ -162,7 +162,7 @@ async fn place(connection: &mut PgConnection, n: i64) -> Uuid {
     id
 }
 
-async fn shop() -> (Database, PgConnection, Kafka) {
+pub(super) async fn shop() -> (Database, PgConnection, Kafka) {
     let (database, kafka) = tokio::join!(fresh_database(), Kafka::start());
     let mut connection = PgConnection::connect(database.url()).await.unwrap();
     let table = std::fs::read_to_string(example("table.sql")).unwrap();

@@ -12,6 +12,9 @@
 //!   `redis::fresh_keyspace()`, `kafka::shared()`. Shared servers are started on first use, or are the
 //!   ones named by `TEST_POSTGRES_URL`, `TEST_REDIS_URL` and `TEST_KAFKA`.
 //!
+//! A test behind [`servers::PgBouncer`] says that it was not made where that is not installed; everything else must be
+//! there.
+//!
 //! Whatever is started ends with the test process, however that ends: see [`servers`].
 //!
 //! This is test code: on trouble it panics, with what went wrong and what to do about it.

@@ -36,8 +36,11 @@ pub(super) struct Source {
     pub(super) poll: Duration,
     /// Postgres: whether to stream from the write-ahead log where the server allows it.
     pub(super) stream: bool,
-    /// Postgres: whether to listen for `outbox::Notifier`. Not behind PgBouncer.
+    /// Postgres: whether to listen for `outbox::Notifier`.
     pub(super) listen: bool,
+    /// Postgres: whether a pooler such as PgBouncer lends the sessions, one transaction at a time. Then the relay
+    /// neither streams nor listens.
+    pub(super) pooled: bool,
     /// Postgres, a table without `seq` and `xid`: the replication slot to read; "" for one of our own.
     pub(super) slot: String,
     /// Postgres: the publication to stream; "" for one of our own.
@@ -107,6 +110,7 @@ impl Default for Source {
             poll: Duration::from_millis(20),
             stream: true,
             listen: true,
+            pooled: false,
             slot: String::new(),
             publication: String::new(),
             keep: Duration::ZERO,

@@ -4,6 +4,7 @@ use super::Failed;
 use super::config::Config;
 use super::source::{Kind, kind};
 use outbox::migrations::{Migration, POSTGRES, SQLITE};
+use outbox::sqlx::postgres::PgConnectOptions;
 use outbox::sqlx::{AssertSqlSafe, Connection as _, PgConnection, SqliteConnection, raw_sql};
 use std::process::ExitCode;
 
@@ -27,7 +28,9 @@ pub(super) async fn migrate(config: &Config, print: bool, own: bool) -> Result<E
     }
     let applied = match kind {
         Kind::Postgres(url) => {
-            let mut connection = PgConnection::connect(url).await?;
+            let options: PgConnectOptions = url.parse()?;
+            // A pooler refuses what it does not know.
+            let mut connection = PgConnection::connect_with(&options.extra_float_digits(None)).await?;
             let applied = outbox::migrate(&mut connection).await?;
             if !complete {
                 raw_sql(AssertSqlSafe(table.additions()?)).execute(&mut connection).await?;

@@ -32,10 +32,14 @@ pub(super) async fn postgres(config: &Config) -> Result<PostgresSource, Failed> 
     match kind(config)? {
         Kind::Postgres(url) => {
             config.table().check()?;
-            Ok(fitted(PostgresSource::connect(url).await?, config))
+            Ok(fitted(connect(url, config.source.pooled).await?, config))
         }
         Kind::Sqlite(_) => Err("this verb works on Postgres only: SQLite keeps no rows that are done".into()),
     }
+}
+
+async fn connect(url: &str, pooled: bool) -> Result<PostgresSource, outbox_relay::Error> {
+    if pooled { PostgresSource::connect_pooled(url).await } else { PostgresSource::connect(url).await }
 }
 
 fn fitted(source: PostgresSource, config: &Config) -> PostgresSource {

@@ -1,4 +1,5 @@
-//! Applying migrations to Postgres, under a lock that ends with the transaction.
+//! Applying migrations to Postgres, under a lock that ends with the transaction. Nothing is left in the
+//! session, not even a named statement, for a pooler may lend it to others.
 
 use super::{Migration, POSTGRES};
 use crate::error::Result;
@@ -9,7 +10,7 @@ const LOCK: i64 = 0x6f75_7462_6f78;
 
 pub(crate) async fn migrate(connection: &mut PgConnection) -> Result<Vec<&'static Migration>> {
     let mut tx = connection.begin().await?;
-    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK).execute(&mut *tx).await?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").persistent(false).bind(LOCK).execute(&mut *tx).await?;
     let done = migrated(&mut tx).await?;
     if done == 0 {
         sqlx::raw_sql(
@@ -25,6 +26,7 @@ pub(crate) async fn migrate(connection: &mut PgConnection) -> Result<Vec<&'stati
     for migration in POSTGRES.iter().filter(|migration| migration.number > done) {
         sqlx::raw_sql(migration.sql).execute(&mut *tx).await?;
         sqlx::query("INSERT INTO outbox.migration (number, name) VALUES ($1, $2)")
+            .persistent(false)
             .bind(migration.number)
             .bind(migration.name)
             .execute(&mut *tx)
@@ -37,11 +39,12 @@ pub(crate) async fn migrate(connection: &mut PgConnection) -> Result<Vec<&'stati
 
 pub(crate) async fn migrated(connection: &mut PgConnection) -> Result<i32> {
     let exists: bool = sqlx::query_scalar("SELECT to_regclass('outbox.migration') IS NOT NULL")
+        .persistent(false)
         .fetch_one(&mut *connection)
         .await?;
     if !exists {
         return Ok(0);
     }
     let last = sqlx::query_scalar("SELECT coalesce(max(number), 0) FROM outbox.migration");
-    Ok(last.fetch_one(connection).await?)
+    Ok(last.persistent(false).fetch_one(connection).await?)
 }

@@ -26,6 +26,7 @@ pub mod redis;
 
 mod disk;
 mod home;
+mod pgbouncer;
 mod port;
 pub(crate) mod process;
 mod redis_cluster;
@@ -34,6 +35,7 @@ mod supervised;
 
 pub use self::disk::{Disk, NoDisk};
 pub use self::kafka::Kafka;
+pub use self::pgbouncer::PgBouncer;
 pub use self::port::free_port;
 pub use self::postgres::Postgres;
 pub use self::redis::Redis;

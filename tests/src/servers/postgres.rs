@@ -202,7 +202,12 @@ impl Database {
 
     /// The port of its server, for a proxy in front of it.
     pub fn port(&self) -> u16 {
-        PgConnectOptions::from_str(&self.url).expect("a URL that has worked").get_port()
+        self.options().get_port()
+    }
+
+    /// How to connect to it.
+    pub(super) fn options(&self) -> PgConnectOptions {
+        PgConnectOptions::from_str(&self.url).expect("a URL that has worked")
     }
 
     /// A pool of at most `connections`.
@@ -331,13 +336,13 @@ fn unprivileged(program: &str, disk: Option<&Disk>) -> Command {
     command
 }
 
-struct User {
-    id: u32,
-    group: u32,
+pub(super) struct User {
+    pub(super) id: u32,
+    pub(super) group: u32,
 }
 
 /// The user to become, when the tests run as root: `postgres`, else `nobody`.
-fn unprivileged_user() -> Option<User> {
+pub(super) fn unprivileged_user() -> Option<User> {
     if !rustix::process::geteuid().is_root() {
         return None;
     }

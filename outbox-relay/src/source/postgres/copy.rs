@@ -4,12 +4,14 @@
 //! by name, a message per row that is kept until the page is whole) is more than all that is done with
 //! the row afterwards. Here each row is decoded as it arrives, and forgotten.
 
+use super::PostgresSource;
 use super::input::Input;
+use super::session::BEGIN;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::source::Defects;
 use futures::TryStreamExt as _;
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 /// A connection that is used for nothing else.
@@ -24,11 +26,19 @@ pub(super) struct Reader {
 
 impl Reader {
     /// Runs a COPY of a [select list](super::table::Statements) and decodes its rows.
-    pub(super) async fn read(&mut self, pool: &PgPool, copy: &str, expected: usize) -> Result<Vec<Event>> {
+    pub(super) async fn read(
+        &mut self,
+        source: &PostgresSource,
+        copy: &str,
+        expected: usize,
+    ) -> Result<Vec<Event>> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => pool.acquire().await?.detach(),
+            None => source.pool.acquire().await?.detach(),
         };
+        if source.pooled {
+            sqlx::raw_sql(BEGIN).execute(&mut connection).await?;
+        }
         let mut events = Vec::with_capacity(expected);
         let mut decoder = Decoder::default();
         let mut messages = connection.copy_out_raw(copy).await?;
@@ -38,6 +48,9 @@ impl Reader {
                 .map_err(|problem| Error::Corrupt { what: "a row of the outbox table".into(), problem })?;
         }
         drop(messages);
+        if source.pooled {
+            sqlx::raw_sql("COMMIT").execute(&mut connection).await?;
+        }
         self.connection = Some(connection);
         Ok(events)
     }

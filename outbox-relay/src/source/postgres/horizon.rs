@@ -64,8 +64,9 @@ pub(super) async fn room(source: &PostgresSource) -> Result<u64> {
              coalesce(pg_stat_get_dead_tuples(to_regclass($1)), 0)::bigint \
          FROM (SELECT txid_current_snapshot() AS now) AS s",
     )
+    .persistent(source.named())
     .bind(&source.table.name)
-    .fetch_one(&source.pool)
+    .fetch_one(&mut *source.session().await?)
     .await?;
     Ok(source.horizon.lock().expect("never poisoned").room(oldest, sees_all, dead.unsigned_abs()))
 }

@@ -35,6 +35,7 @@ mod lease;
 mod listen;
 mod operate;
 mod poll;
+mod session;
 mod settle;
 mod stream;
 mod table;
@@ -65,6 +66,8 @@ use tokio::sync::OnceCell;
 #[derive(Debug)]
 pub struct PostgresSource {
     pool: PgPool,
+    /// Whether its sessions are lent by a pooler. See [`session`].
+    pooled: bool,
     table: Table,
     statements: OnceCell<Statements>,
     poll_every: Duration,
@@ -97,31 +100,22 @@ impl PostgresSource {
     ///
     /// If the URL is malformed or the database cannot be reached; the password is not repeated.
     pub async fn connect(url: &str) -> Result<Self> {
-        let options = PgConnectOptions::from_str(url)
-            .map_err(|error| Error::Config(format!("the database URL is malformed: {error}")))?
-            .application_name("outbox-relay");
-        let shown =
-            format!("{}:{}/{}", options.get_host(), options.get_port(), options.get_database().unwrap_or(""));
-        let pool = PgPoolOptions::new()
-            .max_connections(5)
-            .acquire_timeout(Duration::from_secs(5))
-            .after_connect(|connection, _| {
-                Box::pin(async move {
-                    // The table may have been empty when it was last analysed: a planner that
-                    // believes it still is reads all of it for every tick.
-                    let settings = "SET enable_seqscan = off; SET jit = off; SET synchronous_commit = off; \
-                         SET idle_in_transaction_session_timeout = '10s'; SET statement_timeout = '60s'";
-                    sqlx::raw_sql(settings).execute(connection).await.map(drop)
-                })
-            })
-            .connect_with(options)
-            .await
-            .map_err(|error| Error::Config(format!("the database {shown} cannot be reached: {error}")))?;
-        Ok(Self { stream_to: target::parse(url), ..Self::with_pool(pool) })
+        Ok(Self { stream_to: target::parse(url), ..Self::with_pool(pool(url, false).await?) })
     }
 
-    /// Neither streams nor listens. Behind a pooler such as PgBouncer a replication connection cannot be
-    /// made, and a session cannot listen.
+    /// The same through PgBouncer or another pooler that lends a session for one transaction at a time: such a
+    /// relay [only polls](Self::poll_only), and leaves nothing behind in the sessions that it is lent.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::connect`].
+    pub async fn connect_pooled(url: &str) -> Result<Self> {
+        let source = Self { pooled: true, ..Self::with_pool(pool(url, true).await?) };
+        Ok(source.poll_only())
+    }
+
+    /// Neither streams nor listens: a pooler passes no replication connection on, and a session that is lent
+    /// cannot listen.
     pub fn poll_only(self) -> Self {
         self.never_stream().never_listen()
     }
@@ -161,15 +155,18 @@ impl PostgresSource {
         }
         let database: i64 =
             sqlx::query_scalar("SELECT oid::bigint FROM pg_database WHERE datname = current_database()")
-                .fetch_one(&self.pool)
+                .persistent(self.named())
+                .fetch_one(&mut *self.session().await?)
                 .await?;
         Ok(self.table.own(&format!("outbox_relay_{database}")))
     }
 
-    /// Uses a pool of the caller's. Give it sessions of their own rather than those of a busy service.
+    /// Uses a pool of the caller's. Give it sessions of their own rather than those of a busy service, and no
+    /// pooler in between: that is for [`Self::connect_pooled`].
     pub fn with_pool(pool: PgPool) -> Self {
         Self {
             pool,
+            pooled: false,
             table: Table::default(),
             statements: OnceCell::new(),
             poll_every: Duration::from_millis(20),
@@ -251,12 +248,7 @@ impl PostgresSource {
     }
 
     async fn statements(&self) -> Result<&Statements> {
-        self.statements
-            .get_or_try_init(|| async {
-                let mut connection = self.pool.acquire().await?;
-                Statements::fit(&mut connection, &self.table).await
-            })
-            .await
+        self.statements.get_or_try_init(|| async { Statements::fit(self).await }).await
     }
 
     /// Who wakes this source, if anybody may.
@@ -274,6 +266,20 @@ impl PostgresSource {
     }
 }
 
+async fn pool(url: &str, pooled: bool) -> Result<PgPool> {
+    let options = PgConnectOptions::from_str(url)
+        .map_err(|error| Error::Config(format!("the database URL is malformed: {error}")))?
+        .application_name("outbox-relay");
+    let shown =
+        format!("{}:{}/{}", options.get_host(), options.get_port(), options.get_database().unwrap_or(""));
+    PgPoolOptions::new()
+        .max_connections(5)
+        .acquire_timeout(Duration::from_secs(5))
+        .connect_with(session::options(options, pooled))
+        .await
+        .map_err(|error| session::unreachable(&shown, &error))
+}
+
 #[async_trait]
 impl Source for PostgresSource {
     fn name(&self) -> &str {
@@ -289,7 +295,11 @@ impl Source for PostgresSource {
     }
 
     async fn prepare(&self) -> Result<()> {
-        outbox::check_schema(&mut *self.pool.acquire().await?).await?;
+        if !self.pooled && session::is_shared(&self.pool).await? {
+            let found = "there is a pooler before the database, which lends its sessions";
+            return Err(Error::Config(format!("{found}: {}", session::ADVICE)));
+        }
+        outbox::check_schema(&mut *self.session().await?).await?;
         if !self.statements().await?.polls {
             tracing::info!(
                 outbox = self.table.name,

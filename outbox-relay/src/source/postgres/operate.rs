@@ -26,9 +26,10 @@ pub(super) async fn list_parked(source: &PostgresSource, limit: usize) -> Result
         "SELECT seq, id, aggregatetype, aggregateid, reason, released FROM outbox.parked \
          WHERE outbox = $1 AND dropped IS NULL ORDER BY seq LIMIT $2",
     )
+    .persistent(source.named())
     .bind(&source.table.name)
     .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-    .fetch_all(&source.pool)
+    .fetch_all(&mut *source.session().await?)
     .await?;
     rows.iter()
         .map(|row| {
@@ -61,9 +62,10 @@ pub(super) async fn decide(source: &PostgresSource, key: Option<&Key>, decision:
                  AND ($2 IS NULL OR (aggregatetype = $2 AND aggregateid = $3))"
         }
     };
-    let mut tx = source.pool.begin().await?;
-    sqlx::query("SET LOCAL synchronous_commit = on").execute(&mut *tx).await?;
+    let mut tx = source.begin().await?;
+    sqlx::query("SET LOCAL synchronous_commit = on").persistent(source.named()).execute(&mut *tx).await?;
     let decided = sqlx::query(sql)
+        .persistent(source.named())
         .bind(&source.table.name)
         .bind(key.map(|key| key.aggregate_type.as_str()))
         .bind(key.map(|key| key.aggregate_id.as_str()))
@@ -91,8 +93,9 @@ pub(super) async fn written(source: &PostgresSource, routes: &Routes) -> Result<
     let sql = polled(source, "verified").await?.written.clone();
     let nothing = Snapshot::nothing().to_string();
     let cursor = sqlx::query("SELECT base::text, tick::text, tick_seq FROM outbox.relay WHERE outbox = $1")
+        .persistent(source.named())
         .bind(&source.table.name)
-        .fetch_optional(&source.pool)
+        .fetch_optional(&mut *source.session().await?)
         .await?;
     let (mut base, mut tick, mut seq) = (None, None, 0_i64);
     if let Some(row) = cursor {
@@ -101,11 +104,12 @@ pub(super) async fn written(source: &PostgresSource, routes: &Routes) -> Result<
         seq = row.try_get("tick_seq")?;
     }
     let rows = sqlx::query(AssertSqlSafe(sql))
+        .persistent(source.named())
         .bind(base.unwrap_or_else(|| nothing.clone()))
         .bind(tick.unwrap_or(nothing))
         .bind(seq)
         .bind(&source.table.name)
-        .fetch_all(&source.pool)
+        .fetch_all(&mut *source.session().await?)
         .await?;
     let mut written = Vec::with_capacity(rows.len());
     let mut topics = BTreeSet::new();
@@ -125,14 +129,16 @@ pub(super) async fn written(source: &PostgresSource, routes: &Routes) -> Result<
 pub(super) async fn topics(source: &PostgresSource, routes: &Routes) -> Result<BTreeSet<String>> {
     let kinds: Vec<Option<String>> =
         sqlx::query_scalar(AssertSqlSafe(source.statements().await?.kinds.clone()))
-            .fetch_all(&source.pool)
+            .persistent(source.named())
+            .fetch_all(&mut *source.session().await?)
             .await?;
     let mut topics: BTreeSet<String> =
         kinds.into_iter().flatten().filter_map(|kind| routes.topic_of(&kind).ok()).collect();
     let published: Vec<String> =
         sqlx::query_scalar("SELECT jsonb_object_keys(tail) FROM outbox.relay WHERE outbox = $1")
+            .persistent(source.named())
             .bind(&source.table.name)
-            .fetch_all(&source.pool)
+            .fetch_all(&mut *source.session().await?)
             .await?;
     topics.extend(published);
     Ok(topics)
@@ -141,11 +147,17 @@ pub(super) async fn topics(source: &PostgresSource, routes: &Routes) -> Result<B
 /// Rows stamped with a new transaction are in no snapshot that the cursor knows: a later tick has them.
 pub(super) async fn replay(source: &PostgresSource, first: i64, last: i64) -> Result<u64> {
     let sql = polled(source, "replayed").await?.replay.clone();
-    let mut tx = source.pool.begin().await?;
-    let stamped = sqlx::query(AssertSqlSafe(sql)).bind(first).bind(last).execute(&mut *tx).await?;
+    let mut tx = source.begin().await?;
+    let stamped = sqlx::query(AssertSqlSafe(sql))
+        .persistent(source.named())
+        .bind(first)
+        .bind(last)
+        .execute(&mut *tx)
+        .await?;
     sqlx::query(
         "DELETE FROM outbox.parked WHERE outbox = $1 AND seq BETWEEN $2 AND $3 AND dropped IS NOT NULL",
     )
+    .persistent(source.named())
     .bind(&source.table.name)
     .bind(first)
     .bind(last)
@@ -153,6 +165,7 @@ pub(super) async fn replay(source: &PostgresSource, first: i64, last: i64) -> Re
     .await?;
     // A stream does not carry updates: a relay that streams is sent back to its table.
     sqlx::query("SELECT pg_logical_emit_message(true, $1, $2)::text")
+        .persistent(source.named())
         .bind(MESSAGE_PREFIX)
         .bind(READ_TABLE)
         .execute(&mut *tx)

@@ -51,12 +51,13 @@ pub(super) async fn resume(source: &PostgresSource, epoch: i64) -> Result<Resume
     // It has read ahead of what is acknowledged.
     *source.slot_session.lock().await = None;
     let polls = source.statements().await?.polls;
-    let mut tx = source.pool.begin().await?;
+    let mut tx = source.begin().await?;
     let row = sqlx::query(
         "SELECT base::text, tick::text, tick_seq, tail::text AS tail, system_identifier, \
              (SELECT system_identifier::text FROM pg_control_system()) AS here \
          FROM outbox.relay WHERE outbox = $1 AND epoch = $2 FOR UPDATE",
     )
+    .persistent(source.named())
     .bind(&source.table.name)
     .bind(epoch)
     .fetch_optional(&mut *tx)
@@ -71,12 +72,16 @@ pub(super) async fn resume(source: &PostgresSource, epoch: i64) -> Result<Resume
                 outbox = source.table.name,
                 "this database was restored into another cluster: reading the whole outbox again"
             );
-            sqlx::query(AssertSqlSafe(source.statements().await?.restamp.clone())).execute(&mut *tx).await?;
+            sqlx::query(AssertSqlSafe(source.statements().await?.restamp.clone()))
+                .persistent(source.named())
+                .execute(&mut *tx)
+                .await?;
         }
         cursor = Cursor::start();
         sqlx::query(
             "UPDATE outbox.relay SET system_identifier = $2, base = NULL, tick = NULL, tick_seq = 0 WHERE outbox = $1",
         )
+        .persistent(source.named())
         .bind(&source.table.name)
         .bind(here)
         .execute(&mut *tx)
@@ -109,7 +114,7 @@ pub(super) async fn read_locked(source: &PostgresSource, poll: &mut Poll, limit:
         let base = poll.cursor.base.clone();
         let mut events = if let Some((end, after)) = poll.cursor.tick.clone() {
             let copy = statements.page(&base, &end, after, limit);
-            let events = poll.reader.read(&source.pool, &copy, limit).await?;
+            let events = poll.reader.read(source, &copy, limit).await?;
             match events.last() {
                 Some(last) if events.len() == limit => poll.cursor.end_page(last.seq),
                 _ => {
@@ -157,10 +162,11 @@ async fn read_tick(
 ) -> Result<(Snapshot, Vec<Event>)> {
     let in_progress: Vec<String> = base.in_progress.iter().map(u64::to_string).collect();
     let rows = sqlx::query(AssertSqlSafe(sql.to_owned()))
+        .persistent(source.named())
         .bind(base.to_string())
         .bind(in_progress)
         .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-        .fetch_all(&source.pool)
+        .fetch_all(&mut *source.session().await?)
         .await?;
     let mut end = None;
     let mut events = Vec::with_capacity(rows.len());

@@ -17,22 +17,24 @@ const SWEEP_ROWS: u64 = 5_000;
 /// One statement, unless something is set aside or was released.
 pub(super) async fn acknowledge(source: &PostgresSource, epoch: i64, ack: &Ack) -> Result<()> {
     if ack.parks.is_empty() && ack.parks_again.is_empty() && ack.released.is_empty() {
-        let mut connection = source.pool.acquire().await?;
-        let lsn = move_cursor(source, &mut connection, epoch, ack).await?;
+        let mut session = source.session().await?;
+        let lsn = move_cursor(source, &mut session, epoch, ack).await?;
+        session.end().await?;
         source.acknowledged_lsn.fetch_max(lsn, Ordering::Relaxed);
         return Ok(());
     }
-    let mut tx = source.pool.begin().await?;
+    let mut tx = source.begin().await?;
     if !source.statements().await?.polls {
         // The slot may remember the acknowledgement over a crash of Postgres that forgets an event that was
         // set aside; nothing else has it.
-        sqlx::query("SET LOCAL synchronous_commit = on").execute(&mut *tx).await?;
+        sqlx::query("SET LOCAL synchronous_commit = on").persistent(source.named()).execute(&mut *tx).await?;
     }
     let lsn = move_cursor(source, &mut tx, epoch, ack).await?;
     park(source, &mut tx, &ack.parks).await?;
     park_again(source, &mut tx, &ack.parks_again).await?;
     if !ack.released.is_empty() {
         sqlx::query("DELETE FROM outbox.parked WHERE outbox = $1 AND seq = ANY ($2)")
+            .persistent(source.named())
             .bind(&source.table.name)
             .bind(&ack.released)
             .execute(&mut *tx)
@@ -60,6 +62,7 @@ async fn park_again(source: &PostgresSource, tx: &mut PgConnection, parks: &[Par
          WHERE outbox = $1 AND dropped IS NULL \
              AND (aggregatetype, aggregateid) IN (SELECT aggregatetype, aggregateid FROM again)",
     )
+    .persistent(source.named())
     .bind(&source.table.name)
     .bind(column(parks, |park| park.seq))
     .bind(column(parks, |park| park.key.aggregate_type.as_str()))
@@ -86,6 +89,7 @@ async fn park(source: &PostgresSource, tx: &mut PgConnection, parks: &[Park]) ->
              AS p (seq, id, aggregatetype, aggregateid, reason, type, payload, headers, trace, key_seq, created_at) \
          ON CONFLICT (outbox, seq) DO NOTHING",
     )
+    .persistent(source.named())
     .bind(&source.table.name)
     .bind(column(parks, |park| park.seq))
     .bind(column(parks, |park| park.id))
@@ -129,6 +133,7 @@ async fn move_cursor(
                  lsn = greatest(lsn, '0/0'::pg_lsn + $4::bigint) \
              WHERE outbox = $1 AND epoch = $2",
         )
+        .persistent(source.named())
         .bind(&source.table.name)
         .bind(epoch)
         .bind(tail)
@@ -138,6 +143,7 @@ async fn move_cursor(
                  base = $4::pg_snapshot, tick = $5::pg_snapshot, tick_seq = $6 \
              WHERE outbox = $1 AND epoch = $2",
         )
+        .persistent(source.named())
         .bind(&source.table.name)
         .bind(epoch)
         .bind(tail)
@@ -145,6 +151,7 @@ async fn move_cursor(
         .bind(cursor.tick.as_ref().map(|(tick, _)| tick.to_string()))
         .bind(cursor.tick.as_ref().map_or(0, |(_, seq)| *seq)),
         None => sqlx::query("UPDATE outbox.relay SET tail = $3::jsonb WHERE outbox = $1 AND epoch = $2")
+            .persistent(source.named())
             .bind(&source.table.name)
             .bind(epoch)
             .bind(tail),
@@ -183,22 +190,26 @@ pub(super) async fn sweep(source: &PostgresSource, epoch: i64) -> Result<u64> {
         "SELECT base::text, EXISTS (SELECT FROM outbox.parked WHERE outbox = $1 AND dropped IS NOT NULL) \
          FROM outbox.relay WHERE outbox = $1 AND epoch = $2",
     )
+    .persistent(source.named())
     .bind(&source.table.name)
     .bind(epoch)
-    .fetch_optional(&source.pool)
+    .fetch_optional(&mut *source.session().await?)
     .await?
     .ok_or_else(|| source.fenced(epoch))?;
     let Some(base) = base else { return Ok(0) };
     let base = if statements.ages || source.keep.is_zero() { Some(base) } else { old_base(source, base) };
     let (Some(base), 1..) = (base, room) else { return Ok(0) };
+    let mut session = source.session().await?;
     let swept = sqlx::query(AssertSqlSafe(statements.sweep.clone()))
+        .persistent(source.named())
         .bind(base)
         .bind(&source.table.name)
         .bind(i64::try_from(room).unwrap_or(i64::MAX))
         .bind(source.keep.as_secs_f64())
-        .execute(&source.pool)
+        .execute(&mut *session)
         .await?
         .rows_affected();
+    session.end().await?;
     source.horizon.lock().expect("never poisoned").removed(swept);
     if any_dropped {
         forget_dropped(source, &statements.dropped_and_gone).await?;
@@ -212,23 +223,28 @@ const DROPPED_AND_PASSED: &str = "DELETE FROM outbox.parked AS p USING outbox.re
 
 /// Forgets dropped events that cannot be read again.
 async fn forget_dropped(source: &PostgresSource, sql: &str) -> Result<()> {
-    let forget = sqlx::query(AssertSqlSafe(sql.to_owned())).bind(&source.table.name);
-    forget.execute(&source.pool).await?;
-    Ok(())
+    let mut session = source.session().await?;
+    let forget =
+        sqlx::query(AssertSqlSafe(sql.to_owned())).persistent(source.named()).bind(&source.table.name);
+    forget.execute(&mut *session).await?;
+    session.end().await
 }
 
 pub(super) async fn dropped(source: &PostgresSource) -> Result<HashSet<i64>> {
     let dropped =
-        sqlx::query_scalar("SELECT seq FROM outbox.parked WHERE outbox = $1 AND dropped IS NOT NULL");
-    Ok(dropped.bind(&source.table.name).fetch_all(&source.pool).await?.into_iter().collect())
+        sqlx::query_scalar("SELECT seq FROM outbox.parked WHERE outbox = $1 AND dropped IS NOT NULL")
+            .persistent(source.named());
+    let mut session = source.session().await?;
+    Ok(dropped.bind(&source.table.name).fetch_all(&mut *session).await?.into_iter().collect())
 }
 
 pub(super) async fn parked_keys(source: &PostgresSource) -> Result<HashSet<Key>> {
     let keys: Vec<(String, String)> = sqlx::query_as(
         "SELECT DISTINCT aggregatetype, aggregateid FROM outbox.parked WHERE outbox = $1 AND dropped IS NULL",
     )
+    .persistent(source.named())
     .bind(&source.table.name)
-    .fetch_all(&source.pool)
+    .fetch_all(&mut *source.session().await?)
     .await?;
     Ok(keys.into_iter().map(|(aggregate_type, aggregate_id)| Key { aggregate_type, aggregate_id }).collect())
 }
@@ -241,6 +257,7 @@ pub(super) async fn parked(source: &PostgresSource, limit: usize) -> Result<Park
         return Ok(ParkedNow { dropped, ..ParkedNow::default() });
     }
     // All of the key, also what was set aside after the operator's decision.
+    let mut session = source.session().await?;
     let key = sqlx::query(
         "UPDATE outbox.parked AS p SET released = true FROM (\
              SELECT aggregatetype, aggregateid FROM outbox.parked \
@@ -249,17 +266,20 @@ pub(super) async fn parked(source: &PostgresSource, limit: usize) -> Result<Park
              AND p.dropped IS NULL \
          RETURNING p.aggregatetype, p.aggregateid",
     )
+    .persistent(source.named())
     .bind(&source.table.name)
-    .fetch_all(&source.pool)
+    .fetch_all(&mut *session)
     .await?;
     let Some(key) = key.first() else { return Ok(ParkedNow { keys, dropped, ..ParkedNow::default() }) };
     let rows = sqlx::query(AssertSqlSafe(source.statements().await?.parked.clone()))
+        .persistent(source.named())
         .bind(&source.table.name)
         .bind(key.try_get::<String, _>(0)?)
         .bind(key.try_get::<String, _>(1)?)
         .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-        .fetch_all(&source.pool)
+        .fetch_all(&mut *session)
         .await?;
+    session.end().await?;
     let released = rows.iter().map(event).collect::<Result<Vec<_>>>()?;
     Ok(ParkedNow { complete: released.len() < limit, keys, released, dropped })
 }

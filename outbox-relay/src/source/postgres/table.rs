@@ -1,8 +1,9 @@
 //! The outbox table as it is: its name, its columns, and the statements that fit them.
 
+use super::PostgresSource;
 use super::cursor::Snapshot;
 use crate::error::{Error, Result};
-use sqlx::{PgConnection, Row};
+use sqlx::Row;
 use std::collections::HashMap;
 
 /// Which table holds the events, and what its columns are called.
@@ -162,14 +163,16 @@ pub(crate) struct Statements {
 
 impl Statements {
     /// Reads the table's columns and fits the statements to them.
-    pub(crate) async fn fit(connection: &mut PgConnection, table: &Table) -> Result<Self> {
+    pub(super) async fn fit(source: &PostgresSource) -> Result<Self> {
+        let table = &source.table;
         table.check()?;
         let rows = sqlx::query(
             "SELECT attname::text, atttypid::regtype::text FROM pg_attribute \
              WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped",
         )
+        .persistent(source.named())
         .bind(&table.name)
-        .fetch_all(connection)
+        .fetch_all(&mut *source.session().await?)
         .await?;
         let mut types = HashMap::new();
         for row in rows {

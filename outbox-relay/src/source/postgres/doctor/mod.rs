@@ -5,14 +5,15 @@ mod rows;
 mod streaming;
 
 use super::PostgresSource;
+use super::session;
 use super::table::Statements;
 use crate::doctor::Finding;
 use crate::error::Result;
-use sqlx::{PgConnection, Row};
+use sqlx::Row;
 
 pub(super) async fn examine(source: &PostgresSource) -> Vec<Finding> {
-    let mut connection = match source.pool.acquire().await {
-        Ok(connection) => connection,
+    let mut session = match source.session().await {
+        Ok(session) => session,
         Err(error) => {
             return vec![Finding::problem(
                 format!("the database does not answer: {error}"),
@@ -21,11 +22,17 @@ pub(super) async fn examine(source: &PostgresSource) -> Vec<Finding> {
         }
     };
     let mut findings = Vec::new();
-    match outbox::check_schema(&mut *connection).await {
+    match pooler(source).await {
+        Ok(Some(problem)) => return vec![problem],
+        Ok(None) => {}
+        Err(error) => findings.push(Finding::warning(format!("could not look for a pooler: {error}"), "")),
+    }
+    match outbox::check_schema(&mut *session).await {
         Ok(()) => findings.push(Finding::fine("the outbox tables are there")),
         Err(error) => return vec![Finding::problem(error.to_string(), "run `outbox-relay migrate`")],
     }
-    let polls = match Statements::fit(&mut connection, &source.table).await {
+    drop(session);
+    let polls = match Statements::fit(source).await {
         Ok(statements) => statements.polls,
         Err(error) => {
             findings.push(Finding::problem(error.to_string(), "see `outbox-relay migrate --help`"));
@@ -34,17 +41,17 @@ pub(super) async fn examine(source: &PostgresSource) -> Vec<Finding> {
     };
     findings.push(columns(source, polls));
     let examinations = [
-        version(&mut connection).await,
-        rights::examine(source, polls, &mut connection).await,
-        streaming::server(source, polls, &mut connection).await,
-        streaming::publication(source, &mut connection).await,
-        streaming::slots(source, polls, &mut connection).await,
-        old_transactions(&mut connection).await,
-        rows::dead(source, &mut connection).await,
-        rows::backlog(source, polls, &mut connection).await,
-        rows::vanish(source, polls, &mut connection).await,
-        rows::parked(source, &mut connection).await,
-        lease(source, &mut connection).await,
+        version(source).await,
+        rights::examine(source, polls).await,
+        streaming::server(source, polls).await,
+        streaming::publication(source).await,
+        streaming::slots(source, polls).await,
+        old_transactions(source).await,
+        rows::dead(source).await,
+        rows::backlog(source, polls).await,
+        rows::vanish(source, polls).await,
+        rows::parked(source).await,
+        lease(source).await,
     ];
     for examination in examinations {
         match examination {
@@ -53,6 +60,13 @@ pub(super) async fn examine(source: &PostgresSource) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// Behind a pooler that nobody told us about no statement is safe.
+async fn pooler(source: &PostgresSource) -> Result<Option<Finding>> {
+    let hidden = !source.pooled && session::is_shared(&source.pool).await?;
+    let found = "there is a pooler before the database, which lends its sessions";
+    Ok(hidden.then(|| Finding::problem(found, session::ADVICE)))
 }
 
 fn columns(source: &PostgresSource, polls: bool) -> Finding {
@@ -67,9 +81,11 @@ fn columns(source: &PostgresSource, polls: bool) -> Finding {
     )
 }
 
-async fn version(connection: &mut PgConnection) -> Result<Vec<Finding>> {
-    let number: i32 =
-        sqlx::query_scalar("SELECT current_setting('server_version_num')::int").fetch_one(connection).await?;
+async fn version(source: &PostgresSource) -> Result<Vec<Finding>> {
+    let number: i32 = sqlx::query_scalar("SELECT current_setting('server_version_num')::int")
+        .persistent(source.named())
+        .fetch_one(&mut *source.session().await?)
+        .await?;
     let (major, minor) = (number / 10_000, number % 10_000);
     Ok(vec![if major >= 13 {
         Finding::fine(format!("Postgres {major}.{minor}"))
@@ -78,7 +94,7 @@ async fn version(connection: &mut PgConnection) -> Result<Vec<Finding>> {
     }])
 }
 
-async fn old_transactions(connection: &mut PgConnection) -> Result<Vec<Finding>> {
+async fn old_transactions(source: &PostgresSource) -> Result<Vec<Finding>> {
     let rows = sqlx::query(
         "SELECT format('process %s of %s in database %s, open for %s s, %s', pid, coalesce(usename, '?'), \
                  coalesce(datname, '?'), round(extract(epoch FROM now() - xact_start)), coalesce(state, '?')) AS who \
@@ -89,7 +105,8 @@ async fn old_transactions(connection: &mut PgConnection) -> Result<Vec<Finding>>
          UNION ALL SELECT format('replication slot %s holds xmin %s', slot_name, xmin) \
              FROM pg_replication_slots WHERE xmin IS NOT NULL",
     )
-    .fetch_all(connection)
+    .persistent(source.named())
+    .fetch_all(&mut *source.session().await?)
     .await?;
     if rows.is_empty() {
         return Ok(vec![Finding::fine("no old transaction keeps dead rows from being cleaned")]);
@@ -105,13 +122,14 @@ async fn old_transactions(connection: &mut PgConnection) -> Result<Vec<Finding>>
         .collect()
 }
 
-async fn lease(source: &PostgresSource, connection: &mut PgConnection) -> Result<Vec<Finding>> {
+async fn lease(source: &PostgresSource) -> Result<Vec<Finding>> {
     let row = sqlx::query(
         "SELECT holder, epoch, extract(epoch FROM clock_timestamp() - acknowledged_at)::bigint AS ago \
          FROM outbox.relay WHERE outbox = $1",
     )
+    .persistent(source.named())
     .bind(&source.table.name)
-    .fetch_optional(connection)
+    .fetch_optional(&mut *source.session().await?)
     .await?;
     let Some(row) = row else {
         return Ok(vec![Finding::warning("no relay has ever run here", "start one: `outbox-relay run`")]);

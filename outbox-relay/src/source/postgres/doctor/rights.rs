@@ -3,13 +3,9 @@
 use crate::doctor::Finding;
 use crate::error::Result;
 use crate::source::postgres::PostgresSource;
-use sqlx::{PgConnection, Row};
+use sqlx::Row;
 
-pub(super) async fn examine(
-    source: &PostgresSource,
-    polls: bool,
-    connection: &mut PgConnection,
-) -> Result<Vec<Finding>> {
+pub(super) async fn examine(source: &PostgresSource, polls: bool) -> Result<Vec<Finding>> {
     let schema = source.table.name.split('.').next().unwrap_or_default();
     let rows = sqlx::query(
         "SELECT 'SCHEMA ' || s AS thing, 'USAGE' AS p FROM (VALUES ('outbox'), ($2)) AS s (s) \
@@ -21,10 +17,11 @@ pub(super) async fn examine(
              WHERE NOT coalesce(has_table_privilege(to_regclass(t), p), false) AND ($3 OR (t, p) <> ($1, 'DELETE')) \
          ORDER BY 1, 2",
     )
+    .persistent(source.named())
     .bind(&source.table.name)
     .bind(schema)
     .bind(polls)
-    .fetch_all(connection)
+    .fetch_all(&mut *source.session().await?)
     .await?;
     if rows.is_empty() {
         return Ok(vec![Finding::fine("this role has the rights it needs")]);

@@ -4,17 +4,18 @@ use crate::doctor::Finding;
 use crate::error::Result;
 use crate::source::postgres::PostgresSource;
 use crate::source::postgres::cursor::Snapshot;
-use sqlx::{AssertSqlSafe, PgConnection, Row};
+use sqlx::{AssertSqlSafe, Row};
 
 /// Waiting rows that are counted; beyond that it says "more".
 const COUNTED: i64 = 100_000;
 
-pub(super) async fn dead(source: &PostgresSource, connection: &mut PgConnection) -> Result<Vec<Finding>> {
+pub(super) async fn dead(source: &PostgresSource) -> Result<Vec<Finding>> {
     let row = sqlx::query(
         "SELECT coalesce(pg_stat_get_dead_tuples(to_regclass($1)), 0) AS dead, current_setting('autovacuum') AS auto",
     )
+    .persistent(source.named())
     .bind(&source.table.name)
-    .fetch_one(connection)
+    .fetch_one(&mut *source.session().await?)
     .await?;
     let (dead, auto): (i64, String) = (row.try_get("dead")?, row.try_get("auto")?);
     Ok(vec![if auto == "off" {
@@ -30,17 +31,14 @@ pub(super) async fn dead(source: &PostgresSource, connection: &mut PgConnection)
 }
 
 /// Committed events that no acknowledgement has passed, and how old the oldest is.
-pub(super) async fn backlog(
-    source: &PostgresSource,
-    polls: bool,
-    connection: &mut PgConnection,
-) -> Result<Vec<Finding>> {
+pub(super) async fn backlog(source: &PostgresSource, polls: bool) -> Result<Vec<Finding>> {
     if !polls {
         return Ok(Vec::new()); // What waits then is in the log; see the slot.
     }
     let cursor = sqlx::query("SELECT base::text, tick::text, tick_seq FROM outbox.relay WHERE outbox = $1")
+        .persistent(source.named())
         .bind(&source.table.name)
-        .fetch_optional(&mut *connection)
+        .fetch_optional(&mut *source.session().await?)
         .await?;
     let nothing = Snapshot::nothing().to_string();
     let (mut base, mut tick, mut seq) = (None, None, 0_i64);
@@ -51,11 +49,12 @@ pub(super) async fn backlog(
     }
     let waiting = source.statements().await?.waiting.clone();
     let row = sqlx::query(AssertSqlSafe(waiting))
+        .persistent(source.named())
         .bind(base.unwrap_or_else(|| nothing.clone()))
         .bind(tick.unwrap_or(nothing))
         .bind(seq)
         .bind(COUNTED)
-        .fetch_one(connection)
+        .fetch_one(&mut *source.session().await?)
         .await?;
     let (waiting, oldest): (i64, Option<f64>) = (row.try_get("waiting")?, row.try_get("oldest")?);
     let age = oldest.map_or(String::new(), |seconds| format!(", the oldest written {seconds:.0} s ago"));
@@ -72,18 +71,15 @@ pub(super) async fn backlog(
 }
 
 /// Rows that their writers delete at once are gone before a relay that polls can see them.
-pub(super) async fn vanish(
-    source: &PostgresSource,
-    polls: bool,
-    connection: &mut PgConnection,
-) -> Result<Vec<Finding>> {
+pub(super) async fn vanish(source: &PostgresSource, polls: bool) -> Result<Vec<Finding>> {
     let row = sqlx::query(
         "SELECT n_tup_ins > 0 AND n_live_tup = 0 AND n_tup_del >= n_tup_ins \
              AND NOT EXISTS (SELECT FROM outbox.relay WHERE outbox = $1 AND acknowledged_at IS NOT NULL) AS vanish \
          FROM pg_stat_all_tables WHERE relid = to_regclass($1)",
     )
+    .persistent(source.named())
     .bind(&source.table.name)
-    .fetch_optional(connection)
+    .fetch_optional(&mut *source.session().await?)
     .await?;
     let vanish = row.map(|row| row.try_get::<bool, _>("vanish")).transpose()?.unwrap_or(false);
     if !vanish || !polls {
@@ -96,11 +92,12 @@ pub(super) async fn vanish(
     )])
 }
 
-pub(super) async fn parked(source: &PostgresSource, connection: &mut PgConnection) -> Result<Vec<Finding>> {
+pub(super) async fn parked(source: &PostgresSource) -> Result<Vec<Finding>> {
     let parked: i64 =
         sqlx::query_scalar("SELECT count(*) FROM outbox.parked WHERE outbox = $1 AND dropped IS NULL")
+            .persistent(source.named())
             .bind(&source.table.name)
-            .fetch_one(connection)
+            .fetch_one(&mut *source.session().await?)
             .await?;
     if parked == 0 {
         return Ok(Vec::new());

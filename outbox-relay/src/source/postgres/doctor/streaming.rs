@@ -3,7 +3,7 @@
 use crate::doctor::Finding;
 use crate::error::Result;
 use crate::source::postgres::PostgresSource;
-use sqlx::{PgConnection, Row};
+use sqlx::Row;
 
 /// Log kept by one slot that is worth a warning.
 const KEPT_MAX: i64 = 1 << 30;
@@ -17,11 +17,7 @@ fn missing(polls: bool, found: impl Into<String>, advice: impl Into<String>) -> 
     }
 }
 
-pub(super) async fn server(
-    source: &PostgresSource,
-    polls: bool,
-    connection: &mut PgConnection,
-) -> Result<Vec<Finding>> {
+pub(super) async fn server(source: &PostgresSource, polls: bool) -> Result<Vec<Finding>> {
     if source.stream_to.is_none() {
         let found = "streaming is turned off, or the URL does not say user and host";
         return Ok(vec![missing(polls, found, "set source.stream = true and give a whole URL, to stream")]);
@@ -32,7 +28,8 @@ pub(super) async fn server(
              current_setting('max_replication_slots')::bigint - (SELECT count(*) FROM pg_replication_slots) AS slots, \
              current_setting('max_wal_senders')::bigint - (SELECT count(*) FROM pg_stat_replication) AS senders",
     )
-    .fetch_one(connection)
+    .persistent(source.named())
+    .fetch_one(&mut *source.session().await?)
     .await?;
     let mut findings = Vec::new();
     let level: String = row.try_get("wal_level")?;
@@ -60,10 +57,7 @@ pub(super) async fn server(
     Ok(findings)
 }
 
-pub(super) async fn publication(
-    source: &PostgresSource,
-    connection: &mut PgConnection,
-) -> Result<Vec<Finding>> {
+pub(super) async fn publication(source: &PostgresSource) -> Result<Vec<Finding>> {
     if source.stream_to.is_none() {
         return Ok(Vec::new());
     }
@@ -75,9 +69,10 @@ pub(super) async fn publication(
              has_database_privilege(current_database(), 'CREATE') AND EXISTS (SELECT FROM pg_class \
                  WHERE oid = to_regclass($2) AND pg_has_role(relowner, 'USAGE')) AS may_create",
     )
+    .persistent(source.named())
     .bind(&name)
     .bind(&source.table.name)
-    .fetch_one(connection)
+    .fetch_one(&mut *source.session().await?)
     .await?;
     let (there, publishes): (bool, bool) = (row.try_get("there")?, row.try_get("publishes")?);
     let create =
@@ -100,11 +95,7 @@ pub(super) async fn publication(
 }
 
 /// How much of the log our slots keep, and that of a table that has nothing else.
-pub(super) async fn slots(
-    source: &PostgresSource,
-    polls: bool,
-    connection: &mut PgConnection,
-) -> Result<Vec<Finding>> {
+pub(super) async fn slots(source: &PostgresSource, polls: bool) -> Result<Vec<Finding>> {
     let needed = source.slot_name().await?;
     let rows = sqlx::query(
         "SELECT slot_name::text AS name, active, temporary, coalesce(wal_status, '') AS status, \
@@ -114,8 +105,9 @@ pub(super) async fn slots(
          FROM pg_replication_slots WHERE database = current_database() AND (slot_name LIKE 'outbox\\_relay\\_%' \
              OR slot_name = $1) ORDER BY slot_name",
     )
+    .persistent(source.named())
     .bind(&needed)
-    .fetch_all(connection)
+    .fetch_all(&mut *source.session().await?)
     .await?;
     let mut findings = Vec::new();
     let mut there = false;
