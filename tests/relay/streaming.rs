@@ -1,8 +1,11 @@
 //! Streaming is an optimisation: whatever is done to it, the table has what it misses.
 
 use outbox::Message;
+use outbox_relay::tokio_util::sync::CancellationToken;
 use outbox_relay::{MemorySink, PostgresSource};
-use sqlx::{Connection, PgConnection, query, raw_sql};
+use sqlx::{Connection, PgConnection, query, query_scalar, raw_sql};
+use std::time::Duration;
+use tests::servers::Postgres;
 use tests::servers::postgres::{Database, fresh_database};
 use uuid::Uuid;
 
@@ -156,4 +159,76 @@ async fn a_role_with_no_right_too_many_relays() {
     }
     let clean = format!("DROP OWNED BY {role}; DROP ROLE {role}");
     raw_sql(sqlx::AssertSqlSafe(clean)).execute(&mut connection).await.unwrap();
+}
+
+/// A transaction is in the log before others see it. One that committed before the slot begins is not streamed; if
+/// it is not seen yet by the snapshot that polling ends with, either, nobody would ever read it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_the_log_and_not_seen_yet_when_the_slot_begins_is_not_lost() {
+    let postgres = Postgres::start().await;
+    let connect = async || PgConnection::connect(&postgres.url()).await.unwrap();
+    let (mut operator, mut late, mut oldest, mut older) =
+        (connect().await, connect().await, connect().await, connect().await);
+    outbox::migrate(&mut operator).await.unwrap();
+    let begin = async |connection: &mut PgConnection| -> String {
+        raw_sql("BEGIN").execute(&mut *connection).await.unwrap();
+        query_scalar("SELECT pg_current_xact_id()::text").fetch_one(connection).await.unwrap()
+    };
+    let waits_for = async |operator: &mut PgConnection, transaction: &str| {
+        let waits = "SELECT EXISTS (SELECT FROM pg_locks JOIN pg_stat_activity USING (pid) \
+                     WHERE backend_type = 'walsender' AND NOT granted AND transactionid::text = $1)";
+        while !query_scalar::<_, bool>(waits).bind(transaction).fetch_one(&mut *operator).await.unwrap() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    // The slot is made in two steps, each of which waits for the transactions that are open.
+    let first = begin(&mut oldest).await;
+    let broker = MemorySink::new();
+    let relay = Running::start(PostgresSource::connect(&postgres.url()).await.unwrap(), &broker);
+    waits_for(&mut operator, &first).await;
+    let second = begin(&mut older).await;
+    raw_sql("ROLLBACK").execute(&mut oldest).await.unwrap();
+    waits_for(&mut operator, &second).await;
+
+    // Now one commits, into the log and to the disk, and waits there for a standby that does not come.
+    raw_sql("SET synchronous_commit = off").execute(&mut operator).await.unwrap();
+    raw_sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").execute(&mut operator).await.unwrap();
+    raw_sql("SELECT pg_reload_conf()").execute(&mut operator).await.unwrap();
+    let process: i32 = query_scalar("SELECT pg_backend_pid()").fetch_one(&mut late).await.unwrap();
+    let enough = CancellationToken::new();
+    let committing = tokio::spawn({
+        let enough = enough.clone();
+        async move {
+            // The server learns of its setting in its own time: until then nothing waits.
+            let mut ids = Vec::new();
+            while !enough.is_cancelled() {
+                ids.push(place(&mut late).await);
+            }
+            ids
+        }
+    });
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'SyncRep'";
+    while query_scalar::<_, i64>(waits).bind(process).fetch_one(&mut operator).await.unwrap() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    raw_sql("ROLLBACK").execute(&mut older).await.unwrap();
+    let begun =
+        "SELECT count(*) FROM pg_replication_slots WHERE temporary AND confirmed_flush_lsn IS NOT NULL";
+    while query_scalar::<_, i64>(begun).fetch_one(&mut operator).await.unwrap() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let mut seen = Vec::new();
+    while seen.len() < 50 && !relay.stats.is_streaming() {
+        seen.push(place(&mut operator).await);
+        relay.until(async |_| seen.iter().all(|id| broker.ids(TOPIC).contains(id))).await;
+    }
+
+    enough.cancel();
+    raw_sql("ALTER SYSTEM RESET synchronous_standby_names").execute(&mut operator).await.unwrap();
+    raw_sql("SELECT pg_reload_conf()").execute(&mut operator).await.unwrap();
+    let hidden = committing.await.unwrap();
+    relay.until(async |_| hidden.iter().all(|id| broker.ids(TOPIC).contains(id))).await;
+    relay.until(async |stats| stats.is_streaming()).await;
+    relay.stop().await;
+    assert_eq!(broker.ids(TOPIC).len(), seen.len() + hidden.len(), "each once");
 }

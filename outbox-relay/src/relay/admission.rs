@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::event::{Event, Page};
 use crate::source::Ack;
 use crate::window::Origin;
+use std::collections::HashSet;
 use tokio::time::Instant;
 
 impl Pump<'_> {
@@ -22,9 +23,9 @@ impl Pump<'_> {
         }
         self.spans.opened(span, self.window.next_ticket());
         if page.caught_up {
-            // What is left of them was acknowledged before; kept on, they would swallow a replay.
             self.caught_up = true;
-            (self.found, self.dropped) = Default::default();
+            self.dropped = HashSet::default();
+            self.forget_found(self.parked.is_empty());
         }
         Ok(())
     }
@@ -107,11 +108,20 @@ impl Pump<'_> {
         {
             self.parked.remove(&event.key());
         }
+        self.forget_found(parked.released.is_empty());
         for event in parked.released {
             let origin = Origin::Released(event.seq);
             self.release(event, origin).await?;
         }
         Ok(())
+    }
+
+    /// Once neither the source nor a predecessor's release holds anything that it published, what is left of it
+    /// was acknowledged; kept on, it would swallow a replay.
+    fn forget_found(&mut self, nothing_released: bool) {
+        if self.caught_up && nothing_released {
+            self.found = HashSet::default();
+        }
     }
 
     /// As [`Self::admit_one`], but for an event whose key may be parked still because of later ones.

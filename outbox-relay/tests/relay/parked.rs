@@ -176,3 +176,26 @@ async fn what_is_no_event_is_parked_with_the_reason() {
     assert!(reasons[1].contains("cannot be the name of a topic"), "{reasons:?}");
     assert_eq!(shop.broker.ids(TOPIC), [good]);
 }
+
+/// It is in the topic, and nobody has been told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_that_a_crash_interrupted_publishes_once() {
+    let shop = Shop::open().await;
+    shop.broker.fail([rejected()]);
+    let poison = shop.place("a").await;
+    let relay = shop.relay(quick()).await;
+    shop.until_rows("outbox_parked", 1).await;
+    let other = shop.place("b").await;
+    shop.until_published(1).await;
+    shop.until_rows("outbox_event", 1).await;
+    shop.broker.fail([Fault::Silence]);
+    assert_eq!(shop.decide(Decision::Release).await, 1);
+    shop.until_published(2).await;
+    relay.kill().await;
+
+    let relay = shop.relay(quick()).await;
+    shop.until_rows("outbox_parked", 0).await;
+    shop.until_rows("outbox_event", 0).await;
+    relay.stop().await;
+    assert_eq!(shop.broker.ids(TOPIC), [other, poison]);
+}

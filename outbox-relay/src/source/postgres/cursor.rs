@@ -33,6 +33,11 @@ impl Snapshot {
     pub(crate) fn sees(&self, xid: u64) -> bool {
         xid < self.xmin || (xid < self.xmax && self.in_progress.binary_search(&xid).is_err())
     }
+
+    /// Whether it sees all that another one sees.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        self.xmax >= other.xmax && !self.in_progress.iter().any(|xid| other.sees(*xid))
+    }
 }
 
 impl FromStr for Snapshot {
@@ -151,6 +156,17 @@ mod tests {
         for text in ["", "1:2", "1:2:3:4", "a:2:", "1:2:x", "1:2:3,"] {
             text.parse::<Snapshot>().expect_err(text);
         }
+    }
+
+    #[test]
+    fn one_snapshot_covers_another_if_it_misses_nothing_that_the_other_sees() {
+        let covers = |one: &str, other: &str| snapshot(one).covers(&snapshot(other));
+        assert!(covers("10:20:10,14", "10:20:10,14") && covers("30:30:", "10:20:10,14"));
+        assert!(covers("12:25:12,21", "10:20:10,12"), "21 is not seen by the other either");
+        assert!(!covers("12:25:12", "10:20:10"), "12 is seen by the other only");
+        assert!(!covers("9:25:9", "10:20:10"), "and what came before all of it");
+        assert!(!covers("19:19:", "20:20:"), "and what is not there yet");
+        assert!(covers("1:1:", "1:1:"));
     }
 
     #[test]

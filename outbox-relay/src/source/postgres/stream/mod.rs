@@ -10,10 +10,11 @@
 //!
 //! 1. Polling has caught up. A connection makes a temporary slot; that waits for the transactions that
 //!    are open, so polling goes on meanwhile.
-//! 2. The slot exists and sends. The next tick that polling reads to its end was read by a snapshot
-//!    taken *after* the slot began: what commits outside this snapshot is in the stream.
-//! 3. So from then on the stream is read, and what the snapshot saw is skipped in it: each row says
-//!    which transaction wrote it.
+//! 2. The slot exists, and says by a snapshot of its own what had committed in the log before it begins: that it
+//!    does not send. A snapshot that is only taken later than that may see less: a transaction is in the log before
+//!    others see it, while it waits for the disk, for a standby, or for the processor.
+//! 3. So polling goes on until what it has read covers the slot's snapshot. From then on the stream is read, and
+//!    what polling has read is skipped in it: each row says which transaction wrote it.
 //!
 //! # From streaming to polling
 //!
@@ -58,7 +59,7 @@ pub(super) enum Stream {
     Off { again: Instant, pause: Duration },
     /// Polling, while a slot is made.
     Opening { session: JoinHandle<Result<Session>>, pause: Duration },
-    /// Polling, to the end of the tick under way or the next one.
+    /// Polling, to the end of a tick that covers what the slot does not send.
     Joining(Box<Session>),
     /// Streaming.
     On(Box<Streaming>),
@@ -100,12 +101,11 @@ pub(super) async fn read(source: &PostgresSource, limit: usize) -> Result<Page> 
         }
     }
     opened(&mut poll).await;
-    // Only a tick that begins now is read by a snapshot taken after the slot was made.
-    let joining = matches!(poll.stream, Stream::Joining(_)) && poll.cursor.tick.is_none();
     let page = super::poll::read_locked(source, &mut poll, limit).await?;
     let tick_ended = poll.cursor.tick.is_none();
     let caught_up = tick_ended && page.events.len() < limit.min(super::poll::SMALL);
-    if joining && tick_ended {
+    let joins = matches!(&poll.stream, Stream::Joining(session) if session.is_covered_by(&poll.cursor.base));
+    if joins && tick_ended {
         join(source, &mut poll);
     } else if caught_up {
         open(source, &mut poll);

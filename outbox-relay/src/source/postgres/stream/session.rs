@@ -9,7 +9,7 @@ use crate::source::postgres::table::Table;
 use futures::FutureExt as _;
 use pgwire_replication::client::ReplicationEvent;
 use pgwire_replication::{Lsn, PgWireError, ReplicationClient, ReplicationConfig};
-use sqlx::PgPool;
+use sqlx::{AssertSqlSafe, PgPool};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -46,6 +46,8 @@ pub(in crate::source::postgres) struct Session {
     publication: Publication,
     busy: Arc<AtomicBool>,
     marker: tokio::task::JoinHandle<()>,
+    /// What had committed before the slot begins, and is not sent.
+    before: Snapshot,
 }
 
 impl std::fmt::Debug for Session {
@@ -84,14 +86,19 @@ impl Session {
         let publication = publication::find(&pool, &table, publication).await?;
         target.publication = publication.name.clone().into();
         target.binary = binary && takes_binary(&pool).await?;
-        let mut client = match lasting {
-            None => temporary(target).await?,
-            Some(lasting) => lasting.start(&pool, target).await?,
+        let (mut client, before) = match lasting {
+            None => temporary(&pool, target).await?,
+            Some(lasting) => (lasting.start(&pool, target).await?, Snapshot::nothing()),
         };
         client.wait_started().await.map_err(failed)?;
         let busy = Arc::new(AtomicBool::new(true));
         let marker = tokio::spawn(mark(pool.clone(), publication.clone(), busy.clone()));
-        Ok(Self { client, pool, decoder: Decoder::new(table), publication, busy, marker })
+        Ok(Self { client, pool, decoder: Decoder::new(table), publication, busy, marker, before })
+    }
+
+    /// Whether whoever has read all that this snapshot sees finds the rest in the stream.
+    pub(super) fn is_covered_by(&self, read: &Snapshot) -> bool {
+        read.covers(&self.before)
     }
 
     /// What the stream says next. Dropping the future loses nothing.
@@ -149,15 +156,32 @@ impl Session {
     }
 }
 
-/// A connection that streams from a slot of its own.
-async fn temporary(mut target: ReplicationConfig) -> Result<ReplicationClient> {
+/// A connection that streams from a slot of its own, and what had committed before that begins.
+async fn temporary(pool: &PgPool, mut target: ReplicationConfig) -> Result<(ReplicationClient, Snapshot)> {
     target.slot = format!("outbox_relay_{}", Uuid::new_v4().simple());
     let create =
-        format!("CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT", target.slot);
+        format!("CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT", target.slot);
     let mut client = ReplicationClient::connect_gated(target).await.map_err(failed)?;
-    client.simple_query(&create).await.map_err(failed)?;
+    let made = client.simple_query(&create).await.map_err(failed)?;
+    // slot_name, consistent_point, snapshot_name, output_plugin
+    let exported = made.first().and_then(|row| row.get(2)).and_then(Option::as_ref);
+    let before = exported_snapshot(pool, exported.map_or(&[][..], |name| name)).await?;
     client.start().await.map_err(failed)?;
-    Ok(client)
+    Ok((client, before))
+}
+
+/// A snapshot by the name under which a session lets others have it.
+async fn exported_snapshot(pool: &PgPool, name: &[u8]) -> Result<Snapshot> {
+    let name = std::str::from_utf8(name).unwrap_or_default();
+    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-') {
+        return Err(Error::Replication(format!("{name:?} is no name of a snapshot")));
+    }
+    let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{name}'");
+    let mut tx = pool.begin_with(AssertSqlSafe(begin)).await?;
+    let snapshot: String =
+        sqlx::query_scalar("SELECT pg_current_snapshot()::text").fetch_one(&mut *tx).await?;
+    tx.commit().await?;
+    snapshot.parse().map_err(Error::Replication)
 }
 
 /// Writes the current snapshot into the log, again and again.
