@@ -272,12 +272,14 @@ async fn pool(url: &str, pooled: bool) -> Result<PgPool> {
         .application_name("outbox-relay");
     let shown =
         format!("{}:{}/{}", options.get_host(), options.get_port(), options.get_database().unwrap_or(""));
-    PgPoolOptions::new()
+    let pool = PgPoolOptions::new()
         .max_connections(5)
         .acquire_timeout(Duration::from_secs(5))
         .connect_with(session::options(options, pooled))
         .await
-        .map_err(|error| session::unreachable(&shown, &error))
+        .map_err(|error| session::unreachable(&shown, &error))?;
+    session::check(&pool, pooled).await?;
+    Ok(pool)
 }
 
 #[async_trait]
@@ -295,10 +297,7 @@ impl Source for PostgresSource {
     }
 
     async fn prepare(&self) -> Result<()> {
-        if !self.pooled && session::is_shared(&self.pool).await? {
-            let found = "there is a pooler before the database, which lends its sessions";
-            return Err(Error::Config(format!("{found}: {}", session::ADVICE)));
-        }
+        session::check(&self.pool, self.pooled).await?;
         outbox::check_schema(&mut *self.session().await?).await?;
         if !self.statements().await?.polls {
             tracing::info!(

@@ -51,7 +51,7 @@ pub(super) fn unreachable(shown: &str, error: &sqlx::Error) -> Error {
 }
 
 /// What to do about a pooler that nobody told us about.
-pub(super) const ADVICE: &str =
+const ADVICE: &str =
     "set source.pooled = true (in code: PostgresSource::connect_pooled), or name the server itself";
 
 /// Dropped without [`Session::end`] behind a pooler, it takes back what was done.
@@ -111,17 +111,20 @@ impl PostgresSource {
     }
 }
 
-/// Whether two connections that are held at the same time meet one session of the server. A pooler that is busy
-/// may hide it for once.
-pub(super) async fn is_shared(pool: &PgPool) -> Result<bool> {
-    if pool.options().get_max_connections() < 2 {
-        return Ok(false);
+/// Finds out a pooler that nobody told us about: two connections that are held at the same time meet one session
+/// of the server. One that is busy may hide it for once.
+pub(super) async fn check(pool: &PgPool, pooled: bool) -> Result<()> {
+    if pooled || pool.options().get_max_connections() < 2 {
+        return Ok(());
     }
     let (mut one, mut other) = (pool.acquire().await?, pool.acquire().await?);
-    let process = "SELECT pg_backend_pid()";
-    Ok(process_id(&mut one, process).await? == process_id(&mut other, process).await?)
+    if process_id(&mut one).await? != process_id(&mut other).await? {
+        return Ok(());
+    }
+    let found = "there is a pooler before the database, which lends its sessions";
+    Err(Error::Config(format!("{found}: {ADVICE}")))
 }
 
-async fn process_id(connection: &mut PgConnection, sql: &'static str) -> Result<i32> {
-    Ok(sqlx::raw_sql(sql).fetch_one(connection).await?.try_get(0)?)
+async fn process_id(connection: &mut PgConnection) -> Result<i32> {
+    Ok(sqlx::raw_sql("SELECT pg_backend_pid()").fetch_one(connection).await?.try_get(0)?)
 }

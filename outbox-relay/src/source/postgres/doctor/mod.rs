@@ -5,7 +5,6 @@ mod rows;
 mod streaming;
 
 use super::PostgresSource;
-use super::session;
 use super::table::Statements;
 use crate::doctor::Finding;
 use crate::error::Result;
@@ -22,11 +21,6 @@ pub(super) async fn examine(source: &PostgresSource) -> Vec<Finding> {
         }
     };
     let mut findings = Vec::new();
-    match pooler(source).await {
-        Ok(Some(problem)) => return vec![problem],
-        Ok(None) => {}
-        Err(error) => findings.push(Finding::warning(format!("could not look for a pooler: {error}"), "")),
-    }
     match outbox::check_schema(&mut *session).await {
         Ok(()) => findings.push(Finding::fine("the outbox tables are there")),
         Err(error) => return vec![Finding::problem(error.to_string(), "run `outbox-relay migrate`")],
@@ -60,13 +54,6 @@ pub(super) async fn examine(source: &PostgresSource) -> Vec<Finding> {
         }
     }
     findings
-}
-
-/// Behind a pooler that nobody told us about no statement is safe.
-async fn pooler(source: &PostgresSource) -> Result<Option<Finding>> {
-    let hidden = !source.pooled && session::is_shared(&source.pool).await?;
-    let found = "there is a pooler before the database, which lends its sessions";
-    Ok(hidden.then(|| Finding::problem(found, session::ADVICE)))
 }
 
 fn columns(source: &PostgresSource, polls: bool) -> Finding {
