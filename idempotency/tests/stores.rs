@@ -25,6 +25,23 @@ async fn sqlite_keeps_every_promise() {
     testing::conformance(|| async { store::connect(&url).await.unwrap() }).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn many_may_open_a_new_sqlite_file_at_once() {
+    for _ in 0..20 {
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", dir.path().join("keys.db").display());
+        let opening: Vec<_> = (0..6)
+            .map(|_| {
+                let url = url.clone();
+                tokio::spawn(async move { SqliteStore::connect(&url).await.map(drop) })
+            })
+            .collect();
+        for opened in opening {
+            opened.await.unwrap().unwrap();
+        }
+    }
+}
+
 #[tokio::test]
 async fn sqlite_in_memory_keeps_its_rows() {
     let store: Arc<dyn Store> = Arc::new(SqliteStore::connect("sqlite::memory:").await.unwrap());

@@ -6,7 +6,7 @@
 //! every process that can open the file.
 
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use sqlx::query::Query;
@@ -29,6 +29,9 @@ mod writer;
 
 use writer::{Write, Writer};
 
+/// How long somebody else's write is waited for.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A store in a SQLite file.
 #[derive(Clone, Debug)]
 pub struct SqliteStore {
@@ -45,12 +48,12 @@ impl SqliteStore {
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(Duration::from_secs(5));
+            .busy_timeout(BUSY_TIMEOUT);
         // One connection writes: what waits, waits in a queue and not in SQLite's busy handler. No network is
         // between: what was there a moment ago still is.
         let one = SqlitePoolOptions::new().max_connections(1).min_connections(1).test_before_acquire(false);
         let one = one.idle_timeout(None).max_lifetime(None);
-        let writer = one.connect_with(options.clone()).await.map_err(unavailable)?;
+        let writer = open(&one, &options).await?;
         // A database in memory belongs to its connection.
         let reader = match in_memory {
             true => writer.clone(),
@@ -108,6 +111,25 @@ impl SqliteStore {
         }
         Ok(())
     }
+}
+
+/// Waits for others that open the file as well: giving a new one its journal mode fails at once beside them, whatever
+/// the timeout of the connection is.
+async fn open(pool: &SqlitePoolOptions, options: &SqliteConnectOptions) -> Result<SqlitePool, StoreError> {
+    let deadline = Instant::now() + BUSY_TIMEOUT;
+    loop {
+        match pool.clone().connect_with(options.clone()).await {
+            Err(sqlx::Error::Database(error)) if is_busy(&*error) && Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            opened => return opened.map_err(unavailable),
+        }
+    }
+}
+
+/// `SQLITE_BUSY`, of whichever kind: the lowest byte tells.
+fn is_busy(error: &dyn sqlx::error::DatabaseError) -> bool {
+    error.code().and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| code & 0xff == 5)
 }
 
 #[async_trait]
