@@ -63,6 +63,10 @@ impl Pages {
 
     /// Begins a page's span; answers it until [`Self::opened`].
     pub(crate) fn begin(&self, events: &[Event]) -> Option<BoxedSpan> {
+        if events.is_empty() {
+            // The end of one that was read before, or a sign of the log's.
+            return None;
+        }
         let contexts = events.iter().map(|event| event.trace.as_deref().and_then(trace::traceparent));
         let span = batch(SpanKind::Producer, "publish", &self.outbox, contexts);
         span.is_recording().then_some(span)

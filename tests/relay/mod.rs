@@ -10,6 +10,7 @@ mod faults;
 mod guarded;
 mod history;
 mod naive;
+mod otlp;
 mod parked;
 mod pooled;
 mod rebalance;

@@ -18,12 +18,12 @@ use uuid::Uuid;
 
 const TOPIC: &str = "outbox.event.order";
 
-/// The program, built as the tests are.
+/// The program, built as the tests are, with all that it can do.
 fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "-p", "outbox-relay", "--bin", "outbox-relay"])
+            .args(["build", "--quiet", "-p", "outbox-relay", "--features", "otlp", "--bin", "outbox-relay"])
             .status()
             .expect("cargo can be started");
         assert!(built.success(), "the sidecar does not build");

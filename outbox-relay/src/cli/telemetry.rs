@@ -57,7 +57,12 @@ pub(super) fn start() -> Result<Telemetry, Failed> {
 impl Drop for Telemetry {
     fn drop(&mut self) {
         let Some((spans, metrics)) = &self.providers else { return };
-        for ended in [spans.shutdown(), metrics.shutdown()] {
+        // Both at once: a collector that hangs is waited for only once.
+        let ended = std::thread::scope(|scope| {
+            let spans = scope.spawn(|| spans.shutdown());
+            [metrics.shutdown(), spans.join().expect("shutting down does not panic")]
+        });
+        for ended in ended {
             if let Err(error) = ended {
                 tracing::warn!(%error, "not all spans and metrics could be sent");
             }
