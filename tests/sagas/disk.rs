@@ -27,7 +27,7 @@ async fn tables_without_room_are_waited_for() {
         return;
     }
     match Postgres::start_on_small_disk(BYTES, OnDisk::Tables).await {
-        Ok(engine) => fill_again_and_again(engine, "could not extend file").await,
+        Ok(engine) => in_time(fill_again_and_again(engine, "could not extend file")).await,
         Err(none) => simulate(&none).await,
     }
 }
@@ -38,9 +38,14 @@ async fn a_log_without_room_is_waited_for() {
         return;
     }
     match Postgres::start_on_small_disk(BYTES, OnDisk::Everything).await {
-        Ok(engine) => fill_again_and_again(engine, "PANIC").await,
+        Ok(engine) => in_time(fill_again_and_again(engine, "PANIC")).await,
         Err(none) => simulate(&none).await,
     }
+}
+
+/// What never becomes true is a failure, too.
+async fn in_time(work: impl Future<Output = ()>) {
+    tokio::time::timeout(Duration::from_secs(600), work).await.expect("it comes to an end");
 }
 
 /// Twice, in the middle of the work, until the server complains like this and the client is told.
