@@ -13,6 +13,9 @@ pub struct Page {
     pub events: Vec<Event>,
     /// When everything up to the end of this page is done, this may be acknowledged.
     pub mark: Option<Mark>,
+    /// Among so many of the latest events, of this page and of those before it, are some that `mark` does not stand
+    /// for: with it acknowledged, a relay that begins again reads those once more.
+    pub beyond: usize,
     /// With this page all has been read that was committed when the source was resumed: what comes later no
     /// relay has read before, unless it is replayed. Said once, or never by a source that cannot tell.
     pub caught_up: bool,

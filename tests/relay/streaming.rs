@@ -4,6 +4,7 @@ use outbox::Message;
 use outbox_relay::tokio_util::sync::CancellationToken;
 use outbox_relay::{MemorySink, PostgresSource};
 use sqlx::{Connection, PgConnection, query, query_scalar, raw_sql};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tests::servers::Postgres;
 use tests::servers::postgres::{Database, fresh_database};
@@ -231,4 +232,68 @@ async fn what_is_in_the_log_and_not_seen_yet_when_the_slot_begins_is_not_lost() 
     relay.until(async |stats| stats.is_streaming()).await;
     relay.stop().await;
     assert_eq!(broker.ids(TOPIC).len(), seen.len() + hidden.len(), "each once");
+}
+
+/// It is streamed and published, and a mark that comes later does not stand for it: a relay that begins again reads it
+/// once more, and finds it in the topic.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_streamed_before_others_saw_it_is_not_repeated_by_a_restart() {
+    let postgres = Postgres::start().await;
+    let connect = async || PgConnection::connect(&postgres.url()).await.unwrap();
+    let (mut operator, mut late) = (connect().await, connect().await);
+    outbox::migrate(&mut operator).await.unwrap();
+    // Sees first and last what is committed; waits for no standby itself.
+    raw_sql("SET synchronous_commit = off").execute(&mut operator).await.unwrap();
+    let broker = MemorySink::new();
+    let source = async || PostgresSource::connect(&postgres.url()).await.unwrap();
+    let relay = Running::start(source().await, &broker);
+    relay.until(async |stats| stats.is_streaming()).await;
+
+    // One commits, into the log and to the disk, and waits there for a standby that does not come.
+    raw_sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").execute(&mut operator).await.unwrap();
+    raw_sql("SELECT pg_reload_conf()").execute(&mut operator).await.unwrap();
+    let process: i32 = query_scalar("SELECT pg_backend_pid()").fetch_one(&mut late).await.unwrap();
+    let (enough, begun) = (CancellationToken::new(), Arc::new(Mutex::new(Vec::new())));
+    let committing = tokio::spawn({
+        let (enough, begun) = (enough.clone(), begun.clone());
+        async move {
+            // The server learns of its setting in its own time: until then nothing waits.
+            while !enough.is_cancelled() {
+                let message = Message::new("order", 7, "OrderPlaced").payload("{}");
+                begun.lock().unwrap().push(message.event_id());
+                outbox::enqueue(&mut late, message).await.unwrap();
+            }
+        }
+    });
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'SyncRep'";
+    while query_scalar::<_, i64>(waits).bind(process).fetch_one(&mut operator).await.unwrap() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let hidden = *begun.lock().unwrap().last().expect("it waits");
+    relay.until(async |_| broker.ids(TOPIC).contains(&hidden)).await;
+    let later: String =
+        query_scalar("SELECT pg_current_xact_id()::text").fetch_one(&mut operator).await.unwrap();
+    let passed =
+        "SELECT coalesce(pg_visible_in_snapshot($1::text::xid8, base::pg_snapshot), false) FROM outbox.relay";
+    // Marks come with events.
+    while !query_scalar::<_, bool>(passed).bind(&later).fetch_one(&mut operator).await.unwrap() {
+        let id = place(&mut operator).await;
+        relay.until(async |_| broker.ids(TOPIC).contains(&id)).await;
+    }
+    relay.stop().await;
+
+    enough.cancel();
+    raw_sql("ALTER SYSTEM RESET synchronous_standby_names").execute(&mut operator).await.unwrap();
+    raw_sql("SELECT pg_reload_conf()").execute(&mut operator).await.unwrap();
+    committing.await.unwrap();
+    let relay = Running::start(source().await, &broker);
+    relay.until(async |stats| stats.is_streaming()).await;
+    let last = place(&mut operator).await;
+    relay.until(async |_| broker.ids(TOPIC).contains(&last)).await;
+    relay.stop().await;
+    let mut ids = broker.ids(TOPIC);
+    let published = ids.len();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(published, ids.len(), "each once");
 }

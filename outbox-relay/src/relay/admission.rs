@@ -13,13 +13,15 @@ impl Pump<'_> {
     pub(super) async fn admit(&mut self, page: Page) -> Result<()> {
         self.lead.read(page.events.len());
         let span = self.spans.begin(&page.events);
+        let (first, events) = (self.window.next_ticket(), page.events.len());
         for event in page.events {
             if let Some(event) = self.admit_known(event, Origin::Source) {
                 self.admit_one(event, Origin::Source).await?;
             }
         }
+        self.window.admitted(first, events);
         if let Some(mark) = page.mark {
-            self.window.admit_mark(mark);
+            self.window.admit_mark(mark, page.beyond);
         }
         self.spans.opened(span, self.window.next_ticket());
         if page.caught_up {

@@ -208,7 +208,7 @@ impl Source for SqliteSource {
         let Some(last) = events.last() else { return Ok(Page { caught_up, ..Page::default() }) };
         reading.after = last.seq;
         reading.page.learn(&events);
-        Ok(Page { mark: Some(last.seq.unsigned_abs()), events, caught_up })
+        Ok(Page { mark: Some(last.seq.unsigned_abs()), events, beyond: 0, caught_up })
     }
 
     async fn wait(&self, idle: u32) {

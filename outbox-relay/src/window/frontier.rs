@@ -35,9 +35,9 @@ impl Window {
             self.first += 1;
             match entry.origin {
                 Origin::Source => {}
-                Origin::Mark(mark) => {
+                Origin::Mark(mark, marked) => {
                     frontier.mark = Some(mark);
-                    self.marked = self.first;
+                    self.marked = marked;
                 }
                 Origin::Released(seq) => {
                     self.released -= 1;
@@ -63,8 +63,8 @@ impl Window {
         self.released > 0
     }
 
-    /// The first ticket that is not behind a mark that the frontier has passed: from there on a
-    /// relay that starts again would read again.
+    /// The first ticket that no mark which the frontier has passed stands for: from there on a relay that starts
+    /// again would read again.
     pub(crate) fn first_unmarked(&self) -> Ticket {
         self.marked
     }

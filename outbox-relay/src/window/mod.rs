@@ -23,11 +23,13 @@
 //! needlessly, and nothing worse. Parking, where a collision would do harm, compares whole keys.
 
 mod frontier;
+mod reads;
 #[cfg(test)]
 mod tests;
 
 use crate::event::{Event, Mark, Park};
 pub(crate) use frontier::Frontier;
+use reads::Reads;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
@@ -39,8 +41,9 @@ pub(crate) type Ticket = u64;
 pub(crate) enum Origin {
     /// Read in turn.
     Source,
-    /// No event: the end of a page. Passing it moves the source's cursor.
-    Mark(Mark),
+    /// No event: the end of a page. Passing it moves the source's cursor to where a relay that begins again may read
+    /// events from this ticket on once more.
+    Mark(Mark, Ticket),
     /// Parked before and released by an operator: its end removes the parked row.
     Released(i64),
 }
@@ -68,8 +71,9 @@ pub(crate) struct Window {
     parks: Vec<Park>,
     /// The same, of rows that had been released.
     parks_again: Vec<Park>,
-    /// The ticket after the last mark that the frontier has passed.
+    /// What the last mark that the frontier has passed does not stand for begins here.
     marked: Ticket,
+    reads: Reads,
     /// Entries that were parked and released, and are not parked again.
     released: usize,
 }
@@ -105,9 +109,16 @@ impl Window {
         self.entries.push_back(Entry { origin, event: None, key: 0, attempts: 0, bytes: 0 });
     }
 
-    /// Takes in the end of a page.
-    pub(crate) fn admit_mark(&mut self, mark: Mark) {
-        self.admit_done(Origin::Mark(mark));
+    /// So many events of a page were taken in, from this ticket on.
+    pub(crate) fn admitted(&mut self, first: Ticket, events: usize) {
+        self.reads.admitted(first, events);
+    }
+
+    /// Takes in the end of a page; see [`Page::beyond`](crate::event::Page::beyond).
+    pub(crate) fn admit_mark(&mut self, mark: Mark, beyond: usize) {
+        let after = self.next_ticket() + 1;
+        let unmarked = self.reads.back(beyond, after);
+        self.admit_done(Origin::Mark(mark, unmarked));
     }
 
     /// Takes in an event that is parked at once: it cannot be published, or its key is parked.

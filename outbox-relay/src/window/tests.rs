@@ -27,7 +27,7 @@ fn of_each_key_one_event_is_sent_and_the_next_follows_its_end() {
     assert_eq!(window.admit(event(1, 1), Origin::Source), Some(0));
     assert_eq!(window.admit(event(2, 1), Origin::Source), None, "its key is taken");
     assert_eq!(window.admit(event(3, 2), Origin::Source), Some(2), "another key is not");
-    window.admit_mark(9);
+    window.admit_mark(9, 0);
     assert_eq!(window.acknowledged(2), None);
     assert!(window.advance().is_empty(), "the first one is not done");
     assert_eq!(window.acknowledged(0), Some(1));
@@ -38,6 +38,30 @@ fn of_each_key_one_event_is_sent_and_the_next_follows_its_end() {
     let frontier = window.advance();
     assert_eq!((frontier.mark, window.len(), window.bytes()), (Some(9), 0, 0));
     assert_eq!(window.first_unmarked(), window.next_ticket());
+}
+
+#[test]
+fn what_a_mark_does_not_stand_for_is_still_unmarked_behind_it() {
+    let mut window = Window::default();
+    let read = |window: &mut Window, events: i64, mark: Option<usize>| {
+        let first = window.next_ticket();
+        for seq in 0..events {
+            let ticket = window.admit(event(seq, (first + seq.unsigned_abs()) as u8), Origin::Source);
+            window.acknowledged(ticket.expect("a key of its own"));
+        }
+        window.admitted(first, events.unsigned_abs() as usize);
+        if let Some(beyond) = mark {
+            window.admit_mark(1, beyond);
+        }
+        window.advance();
+        window.first_unmarked()
+    };
+    assert_eq!(read(&mut window, 3, Some(0)), 4, "0 to 2 are events, 3 is the mark");
+    assert_eq!(read(&mut window, 2, None), 4, "4 and 5");
+    assert_eq!(read(&mut window, 0, Some(1)), 5, "the last of them is read again, says the mark at 6");
+    assert_eq!(read(&mut window, 2, Some(3)), 5, "still the same, with 7 and 8 after it");
+    assert_eq!(read(&mut window, 1, Some(2)), 8, "8 and 10");
+    assert_eq!(read(&mut window, 0, Some(0)), window.next_ticket());
 }
 
 #[test]
@@ -122,7 +146,7 @@ proptest! {
                         at_broker.extend(window.admit(event(seq, key), Origin::Source));
                     }
                 }
-                Step::Mark => window.admit_mark(seq.unsigned_abs()),
+                Step::Mark => window.admit_mark(seq.unsigned_abs(), 0),
                 Step::Answer { .. } if at_broker.is_empty() => {}
                 Step::Answer { pick, kind } => {
                     let ticket = at_broker[pick % at_broker.len()];

@@ -145,7 +145,7 @@ pub(super) async fn read_locked(source: &PostgresSource, poll: &mut Poll, limit:
             }
             let mark = source.marks.lock().expect("never poisoned").set(poll.cursor.clone(), None);
             let caught_up = whole && !std::mem::replace(&mut poll.caught_up, true);
-            return Ok(Page { events, mark: Some(mark), caught_up });
+            return Ok(Page { events, mark: Some(mark), beyond: 0, caught_up });
         }
     }
 }

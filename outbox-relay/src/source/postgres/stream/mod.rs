@@ -21,8 +21,10 @@
 //! While it streams, the relay writes its current snapshot into the log, as a message. All that the
 //! snapshot sees was committed before the message, and has been read from the stream when the
 //! message arrives: so the message is a [mark](crate::Mark), and acknowledging it moves the cursor to its
-//! snapshot. If the stream breaks, polling goes on from the last mark's snapshot, and skips by id what
-//! was streamed since.
+//! snapshot. The reverse is not true: a transaction that is in the log before others see it was streamed before a mark
+//! whose snapshot does not see it. If the stream breaks, polling goes on from the last mark's snapshot, and skips by id
+//! what was streamed and is not seen by it. A relay that begins again from there finds the same events in the
+//! topics: the mark [says](crate::Page::beyond) how far back.
 //!
 //! A backlog never goes through here: catching up is the table's business, which is faster at it. Only
 //! a table that cannot be polled is read from the log [from the beginning](slot).
@@ -70,10 +72,20 @@ pub(super) struct Streaming {
     session: Session,
     /// What polling had read when it ended.
     polled: Snapshot,
-    /// Events streamed that the last mark's snapshot does not see, with their transactions.
-    beyond_mark: HashMap<Uuid, u64>,
+    /// Events streamed that the last mark's snapshot does not see.
+    beyond_mark: HashMap<Uuid, Beyond>,
+    /// How many events were streamed.
+    streamed: usize,
     /// The error with which it ended, behind a page.
     broken: Option<Error>,
+}
+
+/// An event that no mark stands for yet.
+#[derive(Clone, Copy, Debug)]
+struct Beyond {
+    xid: u64,
+    /// How many were streamed before it.
+    after: usize,
 }
 
 impl Stream {
@@ -151,7 +163,8 @@ async fn opened(poll: &mut Poll) {
 fn join(source: &PostgresSource, poll: &mut Poll) {
     let Stream::Joining(session) = std::mem::replace(&mut poll.stream, Stream::off()) else { return };
     let polled = poll.cursor.base.clone();
-    let streaming = Streaming { session: *session, polled, beyond_mark: HashMap::new(), broken: None };
+    let streaming =
+        Streaming { session: *session, polled, beyond_mark: HashMap::new(), streamed: 0, broken: None };
     tracing::info!(outbox = source.table.name, "streams");
     poll.stream = Stream::On(Box::new(streaming));
     source.streams.store(true, Ordering::Relaxed);
@@ -202,7 +215,9 @@ impl Streaming {
                     page.events.extend(self.take(*row)?);
                 }
                 Heard::Mark { snapshot, lsn } => {
-                    self.beyond_mark.retain(|_, xid| !snapshot.sees(*xid));
+                    self.beyond_mark.retain(|_, event| !snapshot.sees(event.xid));
+                    let first = self.beyond_mark.values().map(|event| event.after).min();
+                    page.beyond = first.map_or(0, |first| self.streamed - first);
                     let cursor = Cursor { base: snapshot, tick: None };
                     let mut marks = source.marks.lock().expect("never poisoned");
                     page.mark = Some(marks.set(cursor.clone(), Some(lsn)));
@@ -224,7 +239,8 @@ impl Streaming {
         if self.polled.sees(xid) {
             return Ok(None);
         }
-        self.beyond_mark.insert(row.event.id, xid);
+        self.beyond_mark.insert(row.event.id, Beyond { xid, after: self.streamed });
+        self.streamed += 1;
         self.session.has_events();
         Ok(Some(row.event))
     }
