@@ -21,6 +21,12 @@
 //! before the failing one become durable. That one is tried again, with pauses, then **parked**: it
 //! and all later records of its key are set aside in the inbox, and the watermark passes them. Other
 //! keys go on. [`outbox::Inbox::release`] hands them to the handler again, in order.
+//!
+//! # A machine that dies in the middle of a batch
+//!
+//! Its locks go with its connection. Whether that is gone Postgres learns from a process that dies at once, from a
+//! machine that dies by TCP's own timing, which is hours; until then its successor waits for the partition's row. So
+//! give the pool's connections an `idle_in_transaction_session_timeout`, longer than a batch takes.
 
 mod apply;
 mod database;
