@@ -2,7 +2,7 @@
 //! database, connections and slot.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use outbox_relay::tokio_util::sync::CancellationToken;
 use rand::Rng;
@@ -22,6 +22,8 @@ const ROLE: &str = "relay-in-the-storm";
 const WRITERS: usize = 20;
 /// Each of them happens this often.
 const ROUNDS: usize = 2;
+/// Far longer than any fault lasts: what has not arrived by then is lost.
+const ARRIVES_WITHIN: Duration = Duration::from_secs(180);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
@@ -102,7 +104,9 @@ impl World {
     async fn go_on(&mut self, writers: &Writers) {
         let published = self.shop.published().await.len();
         writers.write(self.rng.random_range(10..80)).await;
+        let deadline = Instant::now() + ARRIVES_WITHIN;
         while self.shop.published().await.len() <= published {
+            assert!(Instant::now() < deadline, "nothing was published within {ARRIVES_WITHIN:?}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -112,12 +116,16 @@ impl World {
         let before = self.shop.published().await;
         writers.write(self.rng.random_range(5..40)).await;
         let committed = self.shop.written().await;
+        let deadline = Instant::now() + ARRIVES_WITHIN;
         let after = loop {
             let after = self.shop.published().await;
             let arrived: HashSet<Uuid> = after.iter().map(|record| record.event.id).collect();
-            if committed.iter().all(|event| arrived.contains(&event.id)) {
+            let missing: Vec<Uuid> =
+                committed.iter().map(|event| event.id).filter(|id| !arrived.contains(id)).collect();
+            if missing.is_empty() {
                 break after;
             }
+            assert!(Instant::now() < deadline, "not published within {ARRIVES_WITHIN:?}: {missing:?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
         let mut seen: HashSet<Uuid> = before.iter().map(|record| record.event.id).collect();
