@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use idempotency::fused::FusedStore;
+use idempotency::sqlx::postgres::PgPoolOptions;
 use idempotency::{Claim, KeyId, PostgresStore, Store, Verdict, sqlx};
 use tests::proxy::Proxy;
 use tests::servers::{Postgres, Redis};
@@ -64,7 +65,10 @@ async fn life(store: &Arc<dyn Store>, proxy: &Proxy) -> Trips {
 async fn a_fused_call_is_three_round_trips_more_than_its_business() {
     let server = Postgres::start().await;
     let proxy = Proxy::start(server.port()).await;
-    let store = PostgresStore::connect(&proxy.url(&server.url())).await.unwrap();
+    // Its one pool tells when a connection is back, and has been asked whether it lives.
+    let pool =
+        PgPoolOptions::new().test_before_acquire(false).connect(&proxy.url(&server.url())).await.unwrap();
+    let store = PostgresStore::new(pool).await.unwrap();
     let table = "CREATE TABLE business (id bigint GENERATED ALWAYS AS IDENTITY, note text)";
     sqlx::query(table).execute(store.pool()).await.unwrap();
     for statements in [1, 10] {

@@ -13,7 +13,6 @@ mod naive;
 mod otlp;
 mod parked;
 mod pooled;
-mod rebalance;
 mod running;
 mod shop;
 mod sidecar;

@@ -22,6 +22,12 @@
 //! and all later records of its key are set aside in the inbox, and the watermark passes them. Other
 //! keys go on. [`outbox::Inbox::release`] hands them to the handler again, in order.
 //!
+//! # Known to be wrong
+//!
+//! If the group is shared out anew while a handler has been busy for more than a second, a partition that was paused
+//! meanwhile and is given back may stay paused: it stands still until the next rebalance, or a restart. Nothing of it is
+//! lost or applied twice.
+//!
 //! # A machine that dies in the middle of a batch
 //!
 //! Its locks go with its connection. Whether that is gone Postgres learns from a process that dies at once, from a

@@ -180,7 +180,7 @@ fn hand_over<D: Database>(
     stop: &CancellationToken,
 ) -> Result<()> {
     let runtime = &consumer.context().runtime;
-    let mut paused = false;
+    let mut paused: Option<TopicPartitionList> = None;
     let permit = loop {
         let room = async { tokio::time::timeout(Duration::from_secs(1), batches.reserve()).await };
         match runtime.block_on(room) {
@@ -189,15 +189,16 @@ fn hand_over<D: Database>(
             Err(_) => {}
         }
         // Every time: what was assigned since the last time is not paused yet.
-        if let Ok(all) = consumer.assignment() {
-            let _ = consumer.pause(&all);
-            paused = true;
+        if let Ok(all) = consumer.assignment()
+            && consumer.pause(&all).is_ok()
+        {
+            paused = Some(all);
         }
         gather(consumer, Duration::ZERO, gathered)?;
     };
-    // What is assigned now, not what was when it was paused; see `rebalance` for what was taken away meanwhile.
-    if paused && let Ok(all) = consumer.assignment() {
-        let _ = consumer.resume(&all);
+    if let Some(paused) = paused {
+        // Partitions that were taken away meanwhile cannot be resumed, which is no harm.
+        let _ = consumer.resume(&paused);
     }
     if let Some(permit) = permit {
         permit.send(batch);
@@ -251,13 +252,9 @@ impl<D: Database> ClientContext for Membership<D> {}
 impl<D: Database> ConsumerContext for Membership<D> {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
         let result = match event {
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
-                self.take_over(consumer, list).and_then(|starts| {
-                    consumer.assign(&starts)?;
-                    // Taken away while it was paused and given back, a partition is paused still.
-                    Ok(consumer.resume(&starts)?)
-                })
-            }
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self
+                .take_over(consumer, list)
+                .and_then(|starts| consumer.assign(&starts).map_err(Error::from)),
             _ => {
                 self.state.lock().expect("never poisoned").assigned.clear();
                 consumer.unassign().map_err(Error::from)
@@ -319,8 +316,6 @@ impl<D: Database> Membership<D> {
             // One statement of its own: unlike a transaction it may be given up half-way. A server
             // that died at the wrong moment may never answer.
             let assigned = match tokio::time::timeout(ANSWER_WITHIN, &mut assigning).await {
-                // The runtime ends, and whoever waits for this consumer with it.
-                Ok(Err(ended)) if ended.is_cancelled() => return Ok(None),
                 Ok(assigned) => assigned.expect("assigning does not panic"),
                 Err(_) => {
                     assigning.abort();
