@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use outbox_relay::PostgresSource;
 use outbox_relay::tokio_util::sync::CancellationToken;
 use rand::Rng;
 use sqlx::postgres::PgPoolOptions;
@@ -10,7 +11,7 @@ use tests::proxy::Proxy;
 use tests::servers::{Kafka, Postgres, kafka, postgres};
 
 use super::shop::Shop;
-use super::{consume, relay};
+use super::{consume, relay, relay_from};
 
 const ROLE: &str = "relay";
 
@@ -113,8 +114,8 @@ async fn the_database_and_the_broker_are_killed() {
     let shop = Shop::open(&postgres.url(), &kafka.bootstrap()).await;
     let pool = PgPoolOptions::new().max_connections(4).connect_lazy(&shop.database).unwrap();
     let stop = CancellationToken::new();
-    let (url, brokers) = (shop.database.clone(), shop.kafka.clone());
-    let relay = tokio::spawn(async move { relay(&url, &brokers).await });
+    let (source, brokers) = (PostgresSource::connect(&shop.database).await.unwrap(), shop.kafka.clone());
+    let relay = tokio::spawn(async move { relay_from(source, &brokers).await });
     let consumer = tokio::spawn({
         let (shop, stop) = (shop.clone(), stop.clone());
         async move { consume(&shop, pool, stop).await }

@@ -5,6 +5,7 @@
 //! the relay works, and its own table of broken histories shows what it catches.
 
 mod bloat;
+mod consumer;
 mod dropped;
 mod faults;
 mod guarded;
@@ -35,7 +36,11 @@ const LEASE: Duration = Duration::from_secs(3);
 
 /// Relays a shop's events until it is killed.
 async fn relay(database: &str, kafka: &str) -> outbox_relay::Result<()> {
-    let source = PostgresSource::connect(database).await?;
+    relay_from(PostgresSource::connect(database).await?, kafka).await
+}
+
+/// The same, where the database must have been there when it began.
+async fn relay_from(source: PostgresSource, kafka: &str) -> outbox_relay::Result<()> {
     let kafka = KafkaSettings { message_timeout: Duration::from_secs(2), ..KafkaSettings::new(kafka) };
     let settings = RelaySettings { lease: LEASE, ..RelaySettings::default() };
     Relay::new(source, KafkaSink::with_settings(kafka)?)

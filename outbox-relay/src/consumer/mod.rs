@@ -22,12 +22,6 @@
 //! and all later records of its key are set aside in the inbox, and the watermark passes them. Other
 //! keys go on. [`outbox::Inbox::release`] hands them to the handler again, in order.
 //!
-//! # Known to be wrong
-//!
-//! If the group is shared out anew while a handler has been busy for more than a second, a partition that was paused
-//! meanwhile and is given back may stay paused: it stands still until the next rebalance, or a restart. Nothing of it is
-//! lost or applied twice.
-//!
 //! # A machine that dies in the middle of a batch
 //!
 //! Its locks go with its connection. Whether that is gone Postgres learns from a process that dies at once, from a
@@ -103,6 +97,8 @@ pub struct ConsumerStats {
     pub parked: Counter,
     /// Batches given up because their partition has another owner.
     pub fenced: Counter,
+    /// Times the group was joined anew, because partitions could not be taken over or their records had expired.
+    pub rejoined: Counter,
 }
 
 /// Consumes topics into a database.
@@ -172,7 +168,7 @@ impl<D: Database> Consumer<D> {
         let guard = stop.child_token();
         let stop_poller = guard.clone().drop_guard();
         let (mut batches, applied, poller) =
-            poller::start(&self.settings, inbox.clone(), self.database.clone(), guard)?;
+            poller::start(&self.settings, inbox.clone(), self.database.clone(), self.stats.clone(), guard)?;
         let mut worker = Worker::new(self.database, inbox, handler, self.settings.attempts, self.stats);
         let mut worked = Ok(());
         while worked.is_ok() {

@@ -1,13 +1,13 @@
 //! Polling Kafka on a thread of its own, because its client blocks and calls back while it polls.
 
-use super::{ConsumerSettings, Database, Received};
+use super::{ConsumerSettings, ConsumerStats, Database, Received};
 use crate::error::{Error, Result};
 use outbox::{Assignment, Inbox};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Message as _, Offset, TopicPartitionList};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, mpsc as std_mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -54,6 +54,7 @@ pub(super) fn start<D: Database>(
     settings: &ConsumerSettings,
     inbox: Inbox,
     database: D,
+    stats: Arc<ConsumerStats>,
     stop: CancellationToken,
 ) -> Result<Started> {
     let mut config = settings.kafka.reader()?;
@@ -66,6 +67,8 @@ pub(super) fn start<D: Database>(
         .set("client.id", "outbox-consumer")
         .set("isolation.level", "read_committed")
         .set("enable.partition.eof", "false")
+        // An offset the broker no longer has is for `begin_at` to judge, not to be passed over.
+        .set("auto.offset.reset", "error")
         .set("fetch.wait.max.ms", "50")
         .set("partition.assignment.strategy", "range,roundrobin");
     let membership = Membership {
@@ -73,6 +76,7 @@ pub(super) fn start<D: Database>(
         database,
         owner: settings.owner.clone(),
         skip_expired: settings.skip_expired,
+        stats,
         stop: stop.clone(),
         runtime: Handle::current(),
         state: Mutex::default(),
@@ -119,6 +123,7 @@ fn poll<D: Database>(
             None => {}
             Some(error) if error.is_transient() => {
                 tracing::warn!(%error, "could not take its partitions over, and joins the group anew");
+                membership.stats.rejoined.add(1);
                 consumer.unsubscribe();
                 std::thread::sleep(PAUSE);
                 subscribe(consumer, topics)?;
@@ -152,7 +157,7 @@ fn gather<D: Database>(
             }
             Ok(true)
         }
-        Some(Err(error)) => complain(error).map(|()| true),
+        Some(Err(error)) => complain(consumer.context(), error).map(|()| true),
         None => Ok(false),
     }
 }
@@ -179,27 +184,19 @@ fn hand_over<D: Database>(
     gathered: &mut Gathered,
     stop: &CancellationToken,
 ) -> Result<()> {
-    let runtime = &consumer.context().runtime;
-    let mut paused: Option<TopicPartitionList> = None;
+    let membership = consumer.context();
     let permit = loop {
         let room = async { tokio::time::timeout(Duration::from_secs(1), batches.reserve()).await };
-        match runtime.block_on(room) {
+        match membership.runtime.block_on(room) {
             Ok(permit) => break permit.ok(),
             Err(_) if stop.is_cancelled() => break None,
             Err(_) => {}
         }
         // Every time: what was assigned since the last time is not paused yet.
-        if let Ok(all) = consumer.assignment()
-            && consumer.pause(&all).is_ok()
-        {
-            paused = Some(all);
-        }
+        membership.pause(consumer)?;
         gather(consumer, Duration::ZERO, gathered)?;
     };
-    if let Some(paused) = paused {
-        // Partitions that were taken away meanwhile cannot be resumed, which is no harm.
-        let _ = consumer.resume(&paused);
-    }
+    membership.resume(consumer)?;
     if let Some(permit) = permit {
         permit.send(batch);
     }
@@ -219,10 +216,15 @@ fn commit<D: Database>(consumer: &BaseConsumer<Membership<D>>, applied: &std_mps
     }
 }
 
-/// A broker that is away comes back; what never mends ends the consumer.
-fn complain(error: KafkaError) -> Result<()> {
-    match error.rdkafka_error_code() {
-        Some(RDKafkaErrorCode::Fatal) => Err(error.into()),
+/// A broker that is away comes back; what never mends ends the consumer. After an offset that the broker does not have
+/// a partition stands still: joining anew finds out what became of it.
+fn complain<D: Database>(membership: &Membership<D>, error: KafkaError) -> Result<()> {
+    match error {
+        KafkaError::MessageConsumptionFatal(_) => Err(error.into()),
+        KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => {
+            membership.fail(error.into());
+            Ok(())
+        }
         _ => {
             tracing::warn!(%error, "kafka");
             Ok(())
@@ -236,6 +238,7 @@ struct Membership<D> {
     database: D,
     owner: String,
     skip_expired: bool,
+    stats: Arc<ConsumerStats>,
     stop: CancellationToken,
     runtime: Handle,
     state: Mutex<State>,
@@ -244,6 +247,9 @@ struct Membership<D> {
 #[derive(Default)]
 struct State {
     assigned: HashMap<(String, i32), Arc<Assignment>>,
+    /// What librdkafka is told to hold back, exactly: it keeps that over a rebalance, and to resume a partition that is
+    /// not paused makes it read again from where it began.
+    paused: HashSet<(String, i32)>,
     failed: Option<Error>,
 }
 
@@ -251,23 +257,60 @@ impl<D: Database> ClientContext for Membership<D> {}
 
 impl<D: Database> ConsumerContext for Membership<D> {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
-        let result = match event {
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self
-                .take_over(consumer, list)
-                .and_then(|starts| consumer.assign(&starts).map_err(Error::from)),
-            _ => {
-                self.state.lock().expect("never poisoned").assigned.clear();
-                consumer.unassign().map_err(Error::from)
+        match event {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+                let taken = self.take_over(consumer, list);
+                let assigned = taken.and_then(|starts| consumer.assign(&starts).map_err(Error::from));
+                if let Err(error) = assigned {
+                    self.fail(error);
+                    self.give_back(consumer);
+                    // It is answered by an assignment, if by an empty one: after `unassign` librdkafka waits on for it.
+                    let _ = consumer.assign(&partitions([]));
+                }
             }
-        };
-        if let Err(error) = result {
-            let _ = consumer.unassign();
-            self.state.lock().expect("never poisoned").failed = Some(error);
+            _ => {
+                self.give_back(consumer);
+                let _ = consumer.unassign().map_err(|error| self.fail(error.into()));
+            }
         }
     }
 }
 
 impl<D: Database> Membership<D> {
+    /// Has the group joined anew, or the consumer ended, after the callbacks.
+    fn fail(&self, error: Error) {
+        self.state.lock().expect("never poisoned").failed.get_or_insert(error);
+    }
+
+    /// Forgets the assignment, and leaves nothing paused that may be assigned again. What cannot be resumed stays
+    /// marked, for the next occasion.
+    fn give_back(&self, consumer: &BaseConsumer<Self>) {
+        self.state.lock().expect("never poisoned").assigned.clear();
+        let _ = self.resume(consumer);
+    }
+
+    /// Holds back what is assigned and not held back yet.
+    fn pause(&self, consumer: &BaseConsumer<Self>) -> Result<()> {
+        let mut state = self.state.lock().expect("never poisoned");
+        let State { assigned, paused, .. } = &mut *state;
+        let fresh: Vec<_> = assigned.keys().filter(|at| !paused.contains(*at)).cloned().collect();
+        if !fresh.is_empty() {
+            consumer.pause(&partitions(&fresh))?;
+            paused.extend(fresh);
+        }
+        Ok(())
+    }
+
+    /// Lets go on what is held back. A partition that is not assigned any more only loses its mark.
+    fn resume(&self, consumer: &BaseConsumer<Self>) -> Result<()> {
+        let mut state = self.state.lock().expect("never poisoned");
+        if !state.paused.is_empty() {
+            consumer.resume(&partitions(&state.paused))?;
+            state.paused.clear();
+        }
+        Ok(())
+    }
+
     /// Fences the earlier owners, and finds out where to read on.
     fn take_over(
         &self,
@@ -286,18 +329,21 @@ impl<D: Database> Membership<D> {
         Ok(starts)
     }
 
-    /// Where to begin to read, by what the broker has. A broker that has just come up may not answer
-    /// yet, or say for a moment that it has less than it has.
+    /// Where to begin to read, by what the broker has. One that has just come up may not answer yet, or say for a
+    /// moment that it ends earlier than it does; where it begins is certain.
     fn begin(&self, consumer: &BaseConsumer<Self>, assignment: &Assignment) -> Result<Offset> {
         let deadline = Instant::now() + ANSWER_WITHIN;
         loop {
             let watermarks =
                 consumer.fetch_watermarks(&assignment.topic, assignment.partition, ANSWER_WITHIN);
-            let begin = match watermarks {
-                Ok((low, high)) => begin_at(assignment, low, high, self.skip_expired),
-                Err(error) => Err(error.into()),
+            let (begin, certain) = match watermarks {
+                Ok((low, high)) => {
+                    let complete = assignment.next_offset.is_none_or(|next| next <= high);
+                    (begin_at(assignment, low, high, self.skip_expired), complete)
+                }
+                Err(error) => (Err(error.into()), false),
             };
-            if begin.is_ok() || Instant::now() > deadline || self.stop.is_cancelled() {
+            if certain || Instant::now() > deadline || self.stop.is_cancelled() {
                 return begin;
             }
             std::thread::sleep(PAUSE);
@@ -341,6 +387,14 @@ impl<D: Database> Membership<D> {
     }
 }
 
+fn partitions<'a>(at: impl IntoIterator<Item = &'a (String, i32)>) -> TopicPartitionList {
+    let mut list = TopicPartitionList::new();
+    for (topic, partition) in at {
+        list.add_partition(topic, *partition);
+    }
+    list
+}
+
 /// What there is to apply of a batch. The record that was applied last, read again, is compared and left out.
 fn check(mut batch: Batch) -> Result<Option<Batch>> {
     let Batch { assignment, records } = &mut batch;
@@ -362,9 +416,10 @@ fn check(mut batch: Batch) -> Result<Option<Batch>> {
     Ok((!batch.records.is_empty()).then_some(batch))
 }
 
-/// Where to begin to read. One record before the watermark, to see that it is the one that was applied.
+/// Where to begin to read. One record before the watermark, to see that it is the one that was applied. Always a
+/// number: while a partition waits for the broker to say what "the beginning" is, pausing it would discard the answer.
 fn begin_at(assignment: &Assignment, low: i64, high: i64, skip_expired: bool) -> Result<Offset> {
-    let Some(next) = assignment.next_offset else { return Ok(Offset::Beginning) };
+    let Some(next) = assignment.next_offset else { return Ok(Offset::Offset(low)) };
     let Assignment { topic, partition, .. } = assignment;
     if next > high {
         return Err(Error::OtherTopic(format!(
@@ -400,7 +455,7 @@ mod tests {
         let id = Some(Uuid::from_u128(7));
         let ok =
             |assignment: Assignment, low, high| begin_at(&assignment, low, high, false).expect("goes on");
-        assert_eq!(ok(at(None, None), 5, 9), Offset::Beginning);
+        assert_eq!(ok(at(None, None), 5, 9), Offset::Offset(5));
         assert_eq!(ok(at(Some(7), id), 5, 9), Offset::Offset(6));
         assert_eq!(ok(at(Some(7), None), 5, 9), Offset::Offset(7));
         assert_eq!(ok(at(Some(9), id), 9, 9), Offset::Offset(9), "the last one applied has expired");
