@@ -32,7 +32,7 @@ pub struct Commit {
 
 impl Commit {
     /// Whether it is a row of the journal and nothing else: its saga goes on as before.
-    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    #[cfg(feature = "sqlite")]
     pub(super) fn is_plain(&self) -> bool {
         self.then == Then::Go && self.mail.is_empty() && self.error == LastError::Same
     }

@@ -48,6 +48,7 @@ mod query;
 mod read;
 mod retain;
 mod start;
+mod statement;
 mod transaction;
 mod workers;
 

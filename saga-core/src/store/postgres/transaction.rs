@@ -17,10 +17,11 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row, Transaction};
 
 use super::Db;
-use super::commit::{Conflicts, statement, told};
+use super::commit::told;
 use super::connections::PATIENCE;
 use super::error::{failed, unreachable};
 use super::read::mail_row;
+use super::statement::{Conflicts, statement};
 use crate::id::RunId;
 use crate::store::commit::{Commit, CommitReply, Mail};
 use crate::store::error::{Error, Result};
