@@ -4,6 +4,7 @@
 //! twice, or from being passed over.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
@@ -43,24 +44,30 @@ impl World {
             "CREATE TABLE applied (n bigint GENERATED ALWAYS AS IDENTITY, partition int, number bigint)";
         query(table).execute(&mut connection).await.unwrap();
         let topic = kafka::fresh_topic(&broker, PARTITIONS).await;
+        let world = Self { database, connection, broker, topic };
+        world.produce(0..EVENTS_EACH).await;
+        world
+    }
+
+    /// Records with these numbers, in every partition.
+    async fn produce(&self, numbers: Range<i64>) {
         let producer: FutureProducer = ClientConfig::new()
-            .set("bootstrap.servers", &broker)
+            .set("bootstrap.servers", &self.broker)
             .set("enable.idempotence", "true")
             // As many record batches as records: a fetch can then be as small as one.
             .set("batch.num.messages", "1")
             .create()
             .unwrap();
-        let records: Vec<(i32, String)> = (0..EVENTS_EACH)
+        let records: Vec<(i32, String)> = numbers
             .flat_map(|number| (0..PARTITIONS).map(move |partition| (partition, number.to_string())))
             .collect();
         let sent = records.iter().map(|(partition, number)| {
-            let record = FutureRecord::to(&topic).partition(*partition).key("k").payload(number);
+            let record = FutureRecord::to(&self.topic).partition(*partition).key("k").payload(number);
             producer.send(record, Duration::from_secs(60))
         });
         for sent in futures::future::join_all(sent).await {
             sent.unwrap();
         }
-        Self { database, connection, broker, topic }
     }
 
     fn settings(&self) -> ConsumerSettings {
@@ -220,6 +227,28 @@ async fn a_rebalance_inside_a_handler_applies_each_record_once_and_in_order() {
     assert!(first.applied.get() > 0 && second.applied.get() > 0, "{first:?} {second:?}");
     assert_eq!(first.applied.get() + second.applied.get(), everything as u64);
     assert!(first.fenced.get() > 0, "it had read on under the assignment that is gone: {first:?}");
+}
+
+/// A member that the group has forgotten wakes up in the middle of taking partitions over, and is gone for good then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zombie_that_takes_over_and_dies_stops_nobody() {
+    let mut world = World::open(kafka::shared().await).await;
+    let consumer = world.consumer(world.settings(), Door::open()).await;
+    let everything = i64::from(PARTITIONS) * EVENTS_EACH;
+    let applied = "SELECT count(*) FROM applied";
+    world.until("what was there", applied, |applied| applied == everything).await;
+    let inbox = Inbox::new(GROUP);
+    for partition in 0..PARTITIONS {
+        let taken = inbox.assign(&mut world.connection, &world.topic, partition, "zombie").await.unwrap();
+        assert_eq!(taken.epoch, 2);
+    }
+    world.produce(EVENTS_EACH..2 * EVENTS_EACH).await;
+    world.until("what came afterwards", applied, |applied| applied == 2 * everything).await;
+    let stats = consumer.stop().await;
+    assert!(stats.rejoined.get() > 0, "{stats:?}");
+    let in_order: Vec<i64> = (0..2 * EVENTS_EACH).collect();
+    let applied = world.applied().await;
+    assert!(applied.values().all(|numbers| *numbers == in_order), "{applied:?}");
 }
 
 /// The broker dies while its partitions are taken over, and stays away for longer than it is waited for.

@@ -1,7 +1,7 @@
 //! Applying batches, a transaction per partition.
 
 use super::handler::{Handler, HandlerError};
-use super::poller::{Applied, Batch};
+use super::poller::{Batch, Told};
 use super::{ConsumerStats, Database, Received};
 use crate::error::{Error, Result};
 use crate::telemetry;
@@ -58,7 +58,7 @@ impl<D: Database, H: Handler<D::Connection>> Worker<D, H> {
     pub(super) async fn apply(
         &mut self,
         batch: Batch,
-        applied: &mpsc::Sender<Applied>,
+        told: &mpsc::Sender<Told>,
         stop: &CancellationToken,
     ) -> Result<()> {
         let Batch { assignment, records } = batch;
@@ -78,8 +78,9 @@ impl<D: Database, H: Handler<D::Connection>> Worker<D, H> {
             match self.transact(&assignment, piece).await {
                 Ok(Outcome::Committed { applied: a, duplicates, parked }) => {
                     self.count(a, duplicates, parked);
+                    let (topic, partition) = (assignment.topic.clone(), assignment.partition);
                     let next = rest[upto - 1].offset + 1;
-                    let _ = applied.send((assignment.topic.clone(), assignment.partition, next));
+                    let _ = told.send(Told::Applied { topic, partition, next });
                     (from, upto, failures) = (upto, rest.len(), 0);
                 }
                 Ok(Outcome::Failed { index, .. }) if index > from => upto = index,
@@ -89,8 +90,7 @@ impl<D: Database, H: Handler<D::Connection>> Worker<D, H> {
                         Some(reason) => match self.park(&assignment, &rest, from, reason, stop).await {
                             Ok(()) => (from, upto, failures) = (from + 1, rest.len(), 0),
                             Err(Error::Outbox(outbox::Error::Fenced { .. })) => {
-                                self.stats.fenced.add(1);
-                                return Ok(());
+                                return self.fenced(assignment, told);
                             }
                             // Stopped while the database was away: the next owner meets it again.
                             Err(error) if error.is_transient() => return Ok(()),
@@ -103,8 +103,7 @@ impl<D: Database, H: Handler<D::Connection>> Worker<D, H> {
                     }
                 }
                 Err(Error::Outbox(outbox::Error::Fenced { .. })) => {
-                    self.stats.fenced.add(1);
-                    return Ok(());
+                    return self.fenced(assignment, told);
                 }
                 Err(error) if error.is_transient() => {
                     tracing::warn!(%error, "applies the batch again");
@@ -116,8 +115,18 @@ impl<D: Database, H: Handler<D::Connection>> Worker<D, H> {
         Ok(())
     }
 
+    fn fenced(&self, assignment: Arc<Assignment>, told: &mpsc::Sender<Told>) -> Result<()> {
+        self.stats.fenced.add(1);
+        let _ = told.send(Told::Fenced(assignment));
+        Ok(())
+    }
+
     /// Hands released records to the handler, in order.
-    pub(super) async fn apply_released(&mut self, stop: &CancellationToken) -> Result<()> {
+    pub(super) async fn apply_released(
+        &mut self,
+        told: &mpsc::Sender<Told>,
+        stop: &CancellationToken,
+    ) -> Result<()> {
         let waiting: Vec<Arc<Assignment>> = self
             .partitions
             .values()
@@ -131,6 +140,7 @@ impl<D: Database, H: Handler<D::Connection>> Worker<D, H> {
                     Ok(false) => break,
                     Err(Error::Outbox(outbox::Error::Fenced { .. })) => {
                         self.partitions.remove(&(assignment.topic.clone(), assignment.partition));
+                        self.fenced(assignment, told)?;
                         break;
                     }
                     Err(error) if error.is_transient() => {

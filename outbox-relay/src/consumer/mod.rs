@@ -7,13 +7,17 @@
 //!  polls Kafka, gathers batches        ──batch──►   one transaction per partition and batch:
 //!  on assignment: raises the partition's            fence, skip what is applied, handlers,
 //!  epoch in the inbox and seeks to the              watermark, commit
-//!  database's watermark              ◄──applied──
+//!  database's watermark        ◄──applied, fenced──
 //! ```
 //!
 //! The database says where to read on, and whether this process may apply anything
 //! ([`outbox::inbox`]); Kafka's group only shares the partitions out. Its committed offsets are hints
 //! for lag monitors. While the worker is busy or the database is down the partitions are paused, and
 //! the poller goes on polling, so the group does not take this process for dead.
+//!
+//! Who is fenced has lost the partition, as a rule by a rebalance that it hears of next. But a process that was frozen
+//! while it took a partition over may do so after the group has given it to another, and be gone again. So who is fenced
+//! under an assignment that holds joins the group anew, and takes over again.
 //!
 //! # A record that cannot be applied
 //!
@@ -97,7 +101,8 @@ pub struct ConsumerStats {
     pub parked: Counter,
     /// Batches given up because their partition has another owner.
     pub fenced: Counter,
-    /// Times the group was joined anew, because partitions could not be taken over or their records had expired.
+    /// Times the group was joined anew, because partitions could not be taken over, their records had expired, or
+    /// somebody had taken them over whom the group knows nothing of.
     pub rejoined: Counter,
 }
 
@@ -167,18 +172,18 @@ impl<D: Database> Consumer<D> {
         }
         let guard = stop.child_token();
         let stop_poller = guard.clone().drop_guard();
-        let (mut batches, applied, poller) =
+        let (mut batches, told, poller) =
             poller::start(&self.settings, inbox.clone(), self.database.clone(), self.stats.clone(), guard)?;
         let mut worker = Worker::new(self.database, inbox, handler, self.settings.attempts, self.stats);
         let mut worked = Ok(());
         while worked.is_ok() {
             tokio::select! {
                 batch = batches.recv() => match batch {
-                    Some(batch) => worked = worker.apply(batch, &applied, &stop).await,
+                    Some(batch) => worked = worker.apply(batch, &told, &stop).await,
                     None => break,
                 },
                 () = tokio::time::sleep(Duration::from_millis(500)), if worker.has_parked() => {
-                    worked = worker.apply_released(&stop).await;
+                    worked = worker.apply_released(&told, &stop).await;
                 }
             }
         }

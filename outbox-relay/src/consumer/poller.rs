@@ -41,10 +41,16 @@ impl Gathered {
     }
 }
 
-/// Topic, partition and first offset that is not applied.
-pub(super) type Applied = (String, i32, i64);
+/// What the worker tells of batches.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// Everything of this partition before the offset is applied.
+    Applied { topic: String, partition: i32, next: i64 },
+    /// The partition has a newer owner than this assignment.
+    Fenced(Arc<Assignment>),
+}
 
-type Started = (mpsc::Receiver<Batch>, std_mpsc::Sender<Applied>, JoinHandle<Result<()>>);
+type Started = (mpsc::Receiver<Batch>, std_mpsc::Sender<Told>, JoinHandle<Result<()>>);
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(250);
@@ -85,13 +91,13 @@ pub(super) fn start<D: Database>(
         config.create_with_context(membership).map_err(|error| Error::Config(format!("kafka: {error}")))?;
     subscribe(&consumer, &settings.topics)?;
     let (batches_in, batches) = mpsc::channel(4);
-    let (applied, applied_out) = std_mpsc::channel();
+    let (told_in, told) = std_mpsc::channel();
     let (size, topics) = (settings.batch, settings.topics.clone());
     let thread = std::thread::Builder::new()
         .name("outbox-consumer".into())
-        .spawn(move || poll(&consumer, &topics, &batches_in, &applied_out, size, &stop))
+        .spawn(move || poll(&consumer, &topics, &batches_in, &told, size, &stop))
         .map_err(|error| Error::Config(format!("a thread cannot be started: {error}")))?;
-    Ok((batches, applied, thread))
+    Ok((batches, told_in, thread))
 }
 
 fn subscribe<D: Database>(consumer: &BaseConsumer<Membership<D>>, topics: &[String]) -> Result<()> {
@@ -103,7 +109,7 @@ fn poll<D: Database>(
     consumer: &BaseConsumer<Membership<D>>,
     topics: &[String],
     batches: &mpsc::Sender<Batch>,
-    applied: &std_mpsc::Receiver<Applied>,
+    told: &std_mpsc::Receiver<Told>,
     size: usize,
     stop: &CancellationToken,
 ) -> Result<()> {
@@ -122,7 +128,7 @@ fn poll<D: Database>(
         match failed {
             None => {}
             Some(error) if error.is_transient() => {
-                tracing::warn!(%error, "could not take its partitions over, and joins the group anew");
+                tracing::warn!(%error, "joins the group anew");
                 membership.stats.rejoined.add(1);
                 consumer.unsubscribe();
                 std::thread::sleep(PAUSE);
@@ -136,9 +142,9 @@ fn poll<D: Database>(
                 hand_over(consumer, batches, batch, &mut gathered, stop)?;
             }
         }
-        commit(consumer, applied);
+        hear(consumer, told);
     }
-    commit(consumer, applied);
+    hear(consumer, told);
     leave(consumer);
     Ok(())
 }
@@ -203,10 +209,16 @@ fn hand_over<D: Database>(
     Ok(())
 }
 
-/// Tells Kafka how far the database is. Only a hint: an error is not worth a word.
-fn commit<D: Database>(consumer: &BaseConsumer<Membership<D>>, applied: &std_mpsc::Receiver<Applied>) {
-    let latest: HashMap<(String, i32), i64> =
-        applied.try_iter().map(|(topic, partition, next)| ((topic, partition), next)).collect();
+/// Hears what became of batches. Kafka is told how far the database is, which is only a hint: an error is not worth a
+/// word.
+fn hear<D: Database>(consumer: &BaseConsumer<Membership<D>>, told: &std_mpsc::Receiver<Told>) {
+    let mut latest: HashMap<(String, i32), i64> = HashMap::new();
+    for told in told.try_iter() {
+        match told {
+            Told::Applied { topic, partition, next } => _ = latest.insert((topic, partition), next),
+            Told::Fenced(assignment) => consumer.context().fenced(&assignment),
+        }
+    }
     let mut list = TopicPartitionList::new();
     for ((topic, partition), next) in latest {
         let _ = list.add_partition_offset(&topic, partition, Offset::Offset(next));
@@ -280,6 +292,17 @@ impl<D: Database> Membership<D> {
     /// Has the group joined anew, or the consumer ended, after the callbacks.
     fn fail(&self, error: Error) {
         self.state.lock().expect("never poisoned").failed.get_or_insert(error);
+    }
+
+    /// Joins anew where a partition that the group has given to this process has got a newer owner: one that was frozen
+    /// as it took the partition over, say, and woke up when the group had long done without it. It may be gone
+    /// before it could apply anything, and the group knows nothing of it.
+    fn fenced(&self, assignment: &Arc<Assignment>) {
+        let Assignment { topic, partition, epoch, .. } = &**assignment;
+        if self.assignment(topic, *partition).is_some_and(|current| Arc::ptr_eq(&current, assignment)) {
+            let fenced = outbox::Error::Fenced { topic: topic.clone(), partition: *partition, epoch: *epoch };
+            self.fail(fenced.into());
+        }
     }
 
     /// Forgets the assignment, and leaves nothing paused that may be assigned again. What cannot be resumed stays
