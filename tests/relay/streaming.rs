@@ -6,6 +6,7 @@ use outbox_relay::{MemorySink, PostgresSource};
 use sqlx::{Connection, PgConnection, query, query_scalar, raw_sql};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tests::proxy::Proxy;
 use tests::servers::Postgres;
 use tests::servers::postgres::{Database, fresh_database};
 use uuid::Uuid;
@@ -74,6 +75,24 @@ async fn a_publication_that_is_changed_under_the_stream_loses_nothing() {
         relay.until(async |_| broker.ids(TOPIC).len() == placed.len()).await;
         assert_eq!(broker.ids(TOPIC), placed);
     }
+    relay.stop().await;
+}
+
+/// A firewall forgets the connection: nothing comes on it any more and nothing resets it, while the others go on and
+/// the lease is renewed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_falls_silent_is_not_waited_for() {
+    const STANDBY_STATUS_UPDATE: &[u8] = b"d\0\0\0\x26r";
+    let (database, mut connection) = migrated().await;
+    let proxy = Proxy::start(database.port()).await;
+    let broker = MemorySink::new();
+    let source = PostgresSource::connect(&proxy.url(database.url())).await.unwrap();
+    let relay = Running::start(source, &broker);
+    relay.until(async |stats| stats.is_streaming()).await;
+    proxy.strand(STANDBY_STATUS_UPDATE).sprung().await;
+    let id = place(&mut connection).await;
+    relay.until(async |_| broker.ids(TOPIC) == [id]).await;
+    relay.until(async |stats| stats.is_streaming()).await;
     relay.stop().await;
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use super::rules::{Direction, Way};
 use super::trap::{Armed, Fate, Scanner};
@@ -30,10 +30,11 @@ pub(super) async fn serve(mut client: TcpStream, shared: Arc<Shared>, mut genera
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
         let (doomed, asked) = (DoomedAnswer::default(), AtomicBool::new(false));
+        let stranded = Notify::new();
         let both = async {
             tokio::try_join!(
-                requests(from_client, to_server, &shared, &doomed, &asked),
-                answers(from_server, to_client, &shared, &doomed, &asked)
+                requests(from_client, to_server, &shared, &doomed, &asked, &stranded),
+                answers(from_server, to_client, &shared, &doomed, &asked, &stranded)
             )
         };
         tokio::select! {
@@ -52,6 +53,7 @@ async fn requests(
     shared: &Shared,
     doomed: &DoomedAnswer,
     asked: &AtomicBool,
+    stranded: &Notify,
 ) -> io::Result<()> {
     let mut gate = Gate::new(shared, Direction::Request);
     let mut scanner = Scanner::default();
@@ -69,6 +71,11 @@ async fn requests(
                     shared.seen.send_modify(|seen| seen.held += 1);
                     let _ = trap.sprung.send(());
                     let _ = trap.released.await;
+                }
+                Fate::Stranded => {
+                    stranded.notify_one();
+                    let _ = trap.sprung.send(());
+                    return std::future::pending().await;
                 }
             }
         }
@@ -93,6 +100,7 @@ async fn answers(
     shared: &Shared,
     doomed: &DoomedAnswer,
     asked: &AtomicBool,
+    stranded: &Notify,
 ) -> io::Result<()> {
     let mut gate = Gate::new(shared, Direction::Answer);
     let mut buffer = vec![0; 64 * 1024];
@@ -100,6 +108,7 @@ async fn answers(
         let piece = tokio::select! {
             piece = from.read(&mut buffer) => piece?,
             () = gate.resumed_after_loss() => return Err(torn()),
+            () = stranded.notified() => return std::future::pending().await,
         };
         let lost = lock(doomed).take();
         if let Some(sprung) = lost {

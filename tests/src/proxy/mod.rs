@@ -8,8 +8,8 @@
 //! - **From now on**, for all connections, until [`forward`](Proxy::forward): [`refuse`](Proxy::refuse),
 //!   [`black_hole`](Proxy::black_hole), [`swallow_answers`](Proxy::swallow_answers),
 //!   [`delay`](Proxy::delay). [`cut`](Proxy::cut) resets the connections that are open now.
-//! - **Once**, at the first request that contains given bytes ([`trap`]): it is lost, its answer is lost, or it
-//!   is held until the test lets it go. This is how a test meets the one COMMIT it is about.
+//! - **Once**, at the first request that contains given bytes ([`trap`]): it is lost, its answer is lost, it
+//!   is held until the test lets it go, or its connection is silent from then on. This is how a test meets the one COMMIT it is about.
 //!
 //! Nothing is left to chance: a change of rules is in force when the call returns, and what happened can be
 //! awaited ([`until`](Proxy::until), [`Trap::sprung`](trap::Trap::sprung)) instead of guessed at by sleeping.
@@ -153,6 +153,12 @@ impl Proxy {
     /// acting is made, and wakes up when it hurts.
     pub fn hold_request(&self, bytes: impl Into<Vec<u8>>) -> Trap {
         self.arm(bytes.into(), trap::Fate::RequestHeld)
+    }
+
+    /// The first request from now on that contains `bytes` is the last that its connection brings to either side. It
+    /// stays open, as when a firewall has forgotten it; others go on.
+    pub fn strand(&self, bytes: impl Into<Vec<u8>>) -> Trap {
+        self.arm(bytes.into(), trap::Fate::Stranded)
     }
 
     /// What has passed so far.

@@ -10,8 +10,8 @@ pub struct Trap {
 }
 
 impl Trap {
-    /// Waits until it has happened: the request was lost or is being held, or the server has answered and the
-    /// answer was lost.
+    /// Waits until it has happened: the request was lost or is being held, the server has answered and the
+    /// answer was lost, or the connection is stranded.
     pub async fn sprung(&mut self) {
         if let Some(sprung) = self.sprung.take() {
             sprung.await.expect("the proxy lives and the trapped connection was not cut otherwise");
@@ -29,6 +29,7 @@ pub(super) enum Fate {
     RequestLost,
     AnswerLost,
     RequestHeld,
+    Stranded,
 }
 
 /// The proxy's side of a trap.

@@ -49,8 +49,8 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-/// How long a page waits for its first event; also how long a relay that is told to stop waits for one.
-const PATIENCE: Duration = Duration::from_millis(50);
+/// A stream that says nothing for so long is given up. The table is polled then, so a wrong guess costs little.
+const SILENCE: Duration = Duration::from_secs(20);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(60);
 
@@ -205,8 +205,10 @@ impl Streaming {
         page: &mut Page,
     ) -> Result<Option<Cursor>> {
         self.session.acknowledge(source.acknowledged_lsn.load(Ordering::Relaxed));
-        let Ok(heard) = tokio::time::timeout(PATIENCE, self.session.next()).await else { return Ok(None) };
-        let mut heard = Some(heard?);
+        let mut heard = self.session.next_within(SILENCE).await?;
+        if heard.is_none() {
+            return Ok(None);
+        }
         let mut bytes = 0;
         while let Some(next) = heard {
             match next {

@@ -25,6 +25,9 @@ pub(in crate::source::postgres) const READ_TABLE: &str = "read the table";
 const MARK_EVERY: Duration = Duration::from_millis(100);
 const MARK_IDLE_EVERY: u32 = 50;
 
+/// How long a page waits for its first event; also how long a relay that is told to stop waits for one.
+const PATIENCE: Duration = Duration::from_millis(50);
+
 /// What the stream said.
 #[derive(Debug)]
 pub(super) enum Heard {
@@ -48,6 +51,8 @@ pub(in crate::source::postgres) struct Session {
     marker: tokio::task::JoinHandle<()>,
     /// What had committed before the slot begins, and is not sent.
     before: Snapshot,
+    /// How long it has been waited for without a word.
+    silent: Duration,
 }
 
 impl std::fmt::Debug for Session {
@@ -93,7 +98,8 @@ impl Session {
         client.wait_started().await.map_err(failed)?;
         let busy = Arc::new(AtomicBool::new(true));
         let marker = tokio::spawn(mark(pool.clone(), publication.clone(), busy.clone()));
-        Ok(Self { client, pool, decoder: Decoder::new(table), publication, busy, marker, before })
+        let decoder = Decoder::new(table);
+        Ok(Self { client, pool, decoder, publication, busy, marker, before, silent: Duration::ZERO })
     }
 
     /// Whether whoever has read all that this snapshot sees finds the rest in the stream.
@@ -107,7 +113,26 @@ impl Session {
         self.hear(event.ok_or_else(|| Error::Replication("the server ended the stream".into()))?)
     }
 
-    /// The same, if it has been said already.
+    /// What it says next, if it does within a moment. Marks make it speak every few seconds; if they do not, though the
+    /// database can be reached by others, the network has forgotten the connection, and would not say so for
+    /// many minutes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::next`], and when it has been waited for as long as `silence` without a word.
+    pub(super) async fn next_within(&mut self, silence: Duration) -> Result<Option<Heard>> {
+        if let Ok(heard) = tokio::time::timeout(PATIENCE, self.next()).await {
+            self.silent = Duration::ZERO;
+            return heard.map(Some);
+        }
+        self.silent += PATIENCE;
+        if self.silent < silence {
+            return Ok(None);
+        }
+        Err(Error::Replication(format!("nothing was heard of the stream for {silence:?}")))
+    }
+
+    /// What it says next, if it has been said already.
     pub(super) fn next_at_once(&mut self) -> Option<Result<Heard>> {
         self.next().now_or_never()
     }

@@ -37,6 +37,10 @@ pub(super) struct Lasting {
     pub(super) from: Option<Lsn>,
 }
 
+/// A stream that says nothing for so long is begun anew. Longer than a server may be busy with a large transaction: it
+/// would begin anew with that, too.
+const SILENCE: Duration = Duration::from_secs(120);
+
 /// The next page, up to a mark.
 pub(in crate::source::postgres) async fn read(source: &PostgresSource, limit: usize) -> Result<Page> {
     let mut session = source.slot_session.lock().await;
@@ -57,8 +61,10 @@ pub(in crate::source::postgres) async fn read(source: &PostgresSource, limit: us
 async fn page(session: &mut Session, source: &PostgresSource, limit: usize) -> Result<Page> {
     session.acknowledge(source.acknowledged_lsn.load(Ordering::Relaxed));
     let mut page = Page::default();
-    let Ok(heard) = tokio::time::timeout(super::PATIENCE, session.next()).await else { return Ok(page) };
-    let mut heard = Some(heard?);
+    let mut heard = session.next_within(SILENCE).await?;
+    if heard.is_none() {
+        return Ok(page);
+    }
     let mut bytes = 0;
     while let Some(next) = heard {
         match next {
