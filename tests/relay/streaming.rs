@@ -96,6 +96,24 @@ async fn a_stream_that_falls_silent_is_not_waited_for() {
     relay.stop().await;
 }
 
+/// The same befalls the connection that reads pages.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_never_comes_is_read_by_another_connection() {
+    let (database, mut connection) = migrated().await;
+    let proxy = Proxy::start(database.port()).await;
+    let broker = MemorySink::new();
+    let source = PostgresSource::connect(&proxy.url(database.url())).await.unwrap().never_stream();
+    let mut trap = proxy.strand(*b"COPY (");
+    let mut placed = Vec::new();
+    for _ in 0..2_000 {
+        placed.push(place(&mut connection).await);
+    }
+    let relay = Running::start(source, &broker);
+    trap.sprung().await;
+    relay.until(async |_| broker.ids(TOPIC) == placed).await;
+    relay.stop().await;
+}
+
 /// The slot goes with its connection; a relay whose connection is ended polls and streams again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_is_dropped_again_and_again_loses_nothing() {

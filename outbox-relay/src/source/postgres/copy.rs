@@ -6,7 +6,7 @@
 
 use super::PostgresSource;
 use super::input::Input;
-use super::session::BEGIN;
+use super::session::{BEGIN, answered};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::source::Defects;
@@ -32,6 +32,10 @@ impl Reader {
         copy: &str,
         expected: usize,
     ) -> Result<Vec<Event>> {
+        answered(self.copy(source, copy, expected)).await
+    }
+
+    async fn copy(&mut self, source: &PostgresSource, copy: &str, expected: usize) -> Result<Vec<Event>> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => source.pool.acquire().await?.detach(),

@@ -310,11 +310,11 @@ impl Source for PostgresSource {
     }
 
     async fn lease(&self) -> Result<LeaseRow> {
-        lease::look(self).await
+        session::answered(lease::look(self)).await
     }
 
     async fn take(&self, seen: &LeaseRow, holder: &str) -> Result<Option<i64>> {
-        lease::take(self, seen, holder).await
+        session::answered(lease::take(self, seen, holder)).await
     }
 
     async fn renew(&self, epoch: i64) -> Result<()> {
@@ -352,7 +352,7 @@ impl Source for PostgresSource {
     }
 
     async fn acknowledge(&self, epoch: i64, ack: &Ack) -> Result<()> {
-        settle::acknowledge(self, epoch, ack).await
+        session::answered(settle::acknowledge(self, epoch, ack)).await
     }
 
     async fn sweep(&self, epoch: i64) -> Result<u64> {
@@ -368,6 +368,6 @@ impl Source for PostgresSource {
     }
 
     async fn parked(&self, limit: usize) -> Result<ParkedNow> {
-        settle::parked(self, limit).await
+        session::answered(settle::parked(self, limit)).await
     }
 }

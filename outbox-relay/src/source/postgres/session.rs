@@ -19,6 +19,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use sqlx::{PgConnection, Postgres, Row as _, Transaction};
 use std::ops::{Deref, DerefMut};
+use std::time::Duration;
 
 /// The table may have been empty when it was last analysed: a planner that believes it still is reads all of it
 /// for every tick.
@@ -34,6 +35,19 @@ const SETTINGS: [(&str, &str); 5] = [
 pub(super) const BEGIN: &str = "BEGIN; SET LOCAL enable_seqscan = off; SET LOCAL jit = off; \
     SET LOCAL synchronous_commit = off; SET LOCAL idle_in_transaction_session_timeout = '10s'; \
     SET LOCAL statement_timeout = '60s'";
+
+/// Beyond what the server gives a statement: who waits for longer waits for an answer that the network has lost.
+const ANSWER_WITHIN: Duration = Duration::from_secs(75);
+
+/// Waits for the answers of a piece of work, but not for what TCP calls long: a firewall that forgets a connection resets
+/// nothing, and the lease would be renewed by another one meanwhile. The work's connection goes with it; the pool asks
+/// one that it gets back whether it works.
+pub(super) async fn answered<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let answered = tokio::time::timeout(ANSWER_WITHIN, work).await;
+    let lost =
+        || std::io::Error::new(std::io::ErrorKind::TimedOut, format!("no answer within {ANSWER_WITHIN:?}"));
+    answered.unwrap_or_else(|_| Err(Error::Database(sqlx::Error::Io(lost()))))
+}
 
 /// How a connection is made.
 pub(super) fn options(options: PgConnectOptions, pooled: bool) -> PgConnectOptions {
