@@ -11,6 +11,7 @@
 
 use super::PostgresSource;
 use super::cursor::Snapshot;
+use super::session::without_limit;
 use super::stream::{MESSAGE_PREFIX, READ_TABLE};
 use super::table::Statements;
 use crate::error::{Error, Result};
@@ -103,14 +104,17 @@ pub(super) async fn written(source: &PostgresSource, routes: &Routes) -> Result<
         tick = row.try_get::<Option<String>, _>("tick")?;
         seq = row.try_get("tick_seq")?;
     }
+    let mut tx = source.begin().await?;
+    without_limit(&mut tx).await?;
     let rows = sqlx::query(AssertSqlSafe(sql))
         .persistent(source.named())
         .bind(base.unwrap_or_else(|| nothing.clone()))
         .bind(tick.unwrap_or(nothing))
         .bind(seq)
         .bind(&source.table.name)
-        .fetch_all(&mut *source.session().await?)
+        .fetch_all(&mut *tx)
         .await?;
+    tx.commit().await?;
     let mut written = Vec::with_capacity(rows.len());
     let mut topics = BTreeSet::new();
     for row in rows {
@@ -148,6 +152,7 @@ pub(super) async fn topics(source: &PostgresSource, routes: &Routes) -> Result<B
 pub(super) async fn replay(source: &PostgresSource, first: i64, last: i64) -> Result<u64> {
     let sql = polled(source, "replayed").await?.replay.clone();
     let mut tx = source.begin().await?;
+    without_limit(&mut tx).await?;
     let stamped = sqlx::query(AssertSqlSafe(sql))
         .persistent(source.named())
         .bind(first)

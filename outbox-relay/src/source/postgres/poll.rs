@@ -1,6 +1,7 @@
 //! Reading ticks.
 
 use super::cursor::{Cursor, Marks, Snapshot};
+use super::session::without_limit;
 use super::stream::Stream;
 use super::{PostgresSource, copy};
 use crate::error::{Error, Result};
@@ -72,8 +73,7 @@ pub(super) async fn resume(source: &PostgresSource, epoch: i64) -> Result<Resume
                 outbox = source.table.name,
                 "this database was restored into another cluster: reading the whole outbox again"
             );
-            // It may be long, and is done once.
-            sqlx::raw_sql("SET LOCAL statement_timeout = 0").execute(&mut *tx).await?;
+            without_limit(&mut tx).await?;
             sqlx::query(AssertSqlSafe(source.statements().await?.restamp.clone()))
                 .persistent(source.named())
                 .execute(&mut *tx)

@@ -49,6 +49,12 @@ pub(super) async fn answered<T>(work: impl Future<Output = Result<T>>) -> Result
     answered.unwrap_or_else(|_| Err(Error::Database(sqlx::Error::Io(lost()))))
 }
 
+/// Lets the rest of a transaction take as long as it does: it was asked for by a person, or is done once.
+pub(super) async fn without_limit(tx: &mut PgConnection) -> Result<()> {
+    sqlx::raw_sql("SET LOCAL statement_timeout = 0").execute(tx).await?;
+    Ok(())
+}
+
 /// How a connection is made.
 pub(super) fn options(options: PgConnectOptions, pooled: bool) -> PgConnectOptions {
     // What a pooler does not know of it refuses, unless it is told to pass it over.
