@@ -25,13 +25,14 @@ use tokio::task::JoinHandle;
 
 const PARTITIONS: i32 = 6;
 const EVENTS_EACH: i64 = 40;
-const GROUP: &str = "shipping";
 
 struct World {
     database: Database,
     connection: PgConnection,
     broker: String,
     topic: String,
+    /// Of no other test: whoever joins it has everything shared out anew.
+    group: String,
 }
 
 impl World {
@@ -44,7 +45,8 @@ impl World {
             "CREATE TABLE applied (n bigint GENERATED ALWAYS AS IDENTITY, partition int, number bigint)";
         query(table).execute(&mut connection).await.unwrap();
         let topic = kafka::fresh_topic(&broker, PARTITIONS).await;
-        let world = Self { database, connection, broker, topic };
+        let group = format!("shipping-{topic}");
+        let world = Self { database, connection, broker, topic, group };
         world.produce(0..EVENTS_EACH).await;
         world
     }
@@ -71,7 +73,7 @@ impl World {
     }
 
     fn settings(&self) -> ConsumerSettings {
-        ConsumerSettings { batch: 5, ..ConsumerSettings::new(&self.broker, GROUP, [&self.topic]) }
+        ConsumerSettings { batch: 5, ..ConsumerSettings::new(&self.broker, &self.group, [&self.topic]) }
     }
 
     async fn consumer(&self, settings: ConsumerSettings, door: Arc<Door>) -> Running {
@@ -216,7 +218,7 @@ async fn a_rebalance_inside_a_handler_applies_each_record_once_and_in_order() {
     for partition in 0..PARTITIONS {
         let topic = world.topic.clone();
         let old = Assignment { topic, partition, epoch: 1, next_offset: None, last_id: None };
-        let refused = Inbox::new(GROUP).enter(&mut world.connection, &old).await.unwrap_err();
+        let refused = Inbox::new(&world.group).enter(&mut world.connection, &old).await.unwrap_err();
         assert!(matches!(refused, Error::Fenced { .. }), "{refused}");
     }
     let (first, second) = (first.stop().await, second.stop().await);
@@ -237,7 +239,7 @@ async fn a_zombie_that_takes_over_and_dies_stops_nobody() {
     let everything = i64::from(PARTITIONS) * EVENTS_EACH;
     let applied = "SELECT count(*) FROM applied";
     world.until("what was there", applied, |applied| applied == everything).await;
-    let inbox = Inbox::new(GROUP);
+    let inbox = Inbox::new(&world.group);
     for partition in 0..PARTITIONS {
         let taken = inbox.assign(&mut world.connection, &world.topic, partition, "zombie").await.unwrap();
         assert_eq!(taken.epoch, 2);

@@ -15,9 +15,9 @@
 //! for lag monitors. While the worker is busy or the database is down the partitions are paused, and
 //! the poller goes on polling, so the group does not take this process for dead.
 //!
-//! Who is fenced has lost the partition, as a rule by a rebalance that it hears of next. But a process that was frozen
-//! while it took a partition over may do so after the group has given it to another, and be gone again. So who is fenced
-//! under an assignment that holds joins the group anew, and takes over again.
+//! Who is fenced has lost the partition, as a rule by a rebalance that it hears of next. But a process that was
+//! frozen while it took a partition over may do so after the group has given it to another, and be gone again. So
+//! who is fenced under an assignment that holds joins the group anew, and takes over again.
 //!
 //! # A record that cannot be applied
 //!

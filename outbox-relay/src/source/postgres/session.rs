@@ -39,9 +39,9 @@ pub(super) const BEGIN: &str = "BEGIN; SET LOCAL enable_seqscan = off; SET LOCAL
 /// Beyond what the server gives a statement: who waits for longer waits for an answer that the network has lost.
 const ANSWER_WITHIN: Duration = Duration::from_secs(75);
 
-/// Waits for the answers of a piece of work, but not for what TCP calls long: a firewall that forgets a connection resets
-/// nothing, and the lease would be renewed by another one meanwhile. The work's connection goes with it; the pool asks
-/// one that it gets back whether it works.
+/// Waits for the answers of a piece of work, but not for what TCP calls long: a firewall that forgets a connection
+/// resets nothing, and the lease would be renewed by another one meanwhile. The work's connection goes with it; the
+/// pool asks one that it gets back whether it works.
 pub(super) async fn answered<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let answered = tokio::time::timeout(ANSWER_WITHIN, work).await;
     let lost =
