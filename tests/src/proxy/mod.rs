@@ -9,7 +9,8 @@
 //!   [`black_hole`](Proxy::black_hole), [`swallow_answers`](Proxy::swallow_answers),
 //!   [`delay`](Proxy::delay). [`cut`](Proxy::cut) resets the connections that are open now.
 //! - **Once**, at the first request that contains given bytes ([`trap`]): it is lost, its answer is lost, it
-//!   is held until the test lets it go, or its connection is silent from then on. This is how a test meets the one COMMIT it is about.
+//!   is held until the test lets it go, or its connection is silent from then on. This is how a test meets the one
+//!   COMMIT it is about.
 //!
 //! Nothing is left to chance: a change of rules is in force when the call returns, and what happened can be
 //! awaited ([`until`](Proxy::until), [`Trap::sprung`](trap::Trap::sprung)) instead of guessed at by sleeping.
