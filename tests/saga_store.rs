@@ -1,5 +1,6 @@
 //! Sagas in a real Postgres: the public suite, and zombies, lost answers and dead servers.
 
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +12,10 @@ use saga_core::store::{
 };
 use saga_core::testing::conformance::{self, Database};
 use saga_core::{Attributes, Name, Priority, RunId, WorkerId};
-use sqlx::{Connection, Executor, PgConnection};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection, Executor, PgConnection, Row};
 use tests::proxy::Proxy;
-use tests::servers::{Postgres, postgres};
+use tests::servers::{PgBouncer, Postgres, postgres};
 
 struct Fresh(postgres::Database);
 
@@ -333,4 +335,45 @@ async fn a_server_that_is_not_there_is_named_without_its_password() {
         text.contains(&format!("postgres://ann:***@127.0.0.1:{port}/shop")) && !text.contains("s3cret"),
         "{text}"
     );
+}
+
+/// What others rely on in the sessions of the server that a pooler lends.
+async fn left_behind(pooler: &str) -> (String, i64) {
+    let options: PgConnectOptions = pooler.parse().unwrap();
+    let mut business = options.extra_float_digits(None).connect().await.unwrap();
+    let text = "SELECT current_setting('enable_seqscan') || current_setting('statement_timeout'), \
+                    (SELECT count(*) FROM pg_prepared_statements)";
+    let row = sqlx::raw_sql(text).fetch_one(&mut business).await.unwrap();
+    (row.get(0), row.get(1))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pooler_that_shares_sessions_is_refused_and_one_that_keeps_them_apart_is_not() {
+    if !PgBouncer::can_be_tried() {
+        return;
+    }
+    let (database, _) = migrated().await;
+    for settings in [&[][..], &[("server_round_robin", "1")]] {
+        let pooler = PgBouncer::start(&database, 2, settings).await;
+        let url = pooler.url(&database);
+        // Both its sessions are there, to be lent in turn.
+        let mut holder =
+            PgConnectOptions::from_str(&url).unwrap().extra_float_digits(None).connect().await.unwrap();
+        holder.execute("BEGIN").await.unwrap();
+        let before = left_behind(&url).await;
+        holder.execute("COMMIT").await.unwrap();
+        let refused = connect(&url).await.unwrap_err();
+        assert!(
+            matches!(&refused, Error::Unusable(why) if why.contains("pool_mode = session")),
+            "{settings:?}: {refused}"
+        );
+        for _ in 0..2 {
+            assert_eq!(left_behind(&url).await, before, "nothing is left in the business's sessions");
+        }
+    }
+    let pooler = PgBouncer::start(&database, 30, &[("pool_mode", "session")]).await;
+    let store = PostgresStore::connect(&pooler.url(&database)).await.unwrap();
+    let fence = join(&store).await;
+    let run = owned(&store, fence, "a").await;
+    assert_eq!(store.commit(fence, &[go(run, 1)]).await.unwrap(), COMMITTED);
 }

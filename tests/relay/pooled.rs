@@ -12,15 +12,6 @@ use tests::servers::postgres::Database;
 
 use super::sidecar::{Running, Sidecar, consume, consumer_of_debezium, place, shop};
 
-/// Whether there is a PgBouncer to try it with; `scripts/test` brings one where it can.
-fn can_be_tried() -> bool {
-    let installed = PgBouncer::is_installed();
-    if !installed {
-        eprintln!("NOT tested behind PgBouncer: it is not installed");
-    }
-    installed
-}
-
 /// The service's own connection through the pooler, by the user and to the database that are the relay's too.
 async fn service(pooler: &PgBouncer, database: &Database) -> PgConnection {
     let options: PgConnectOptions = pooler.url(database).parse().unwrap();
@@ -38,7 +29,7 @@ async fn settings(service: &mut PgConnection) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_behind_pgbouncer_publishes_everything_and_leaves_nothing_in_the_sessions() {
-    if !can_be_tried() {
+    if !PgBouncer::can_be_tried() {
         return;
     }
     let (database, mut direct, kafka) = shop().await;
@@ -107,7 +98,7 @@ async fn a_relay_behind_pgbouncer_publishes_everything_and_leaves_nothing_in_the
 /// A pooler that nobody told the relay about: its settings would be everybody's, so it refuses to begin.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pooler_that_was_not_told_of_is_named() {
-    if !can_be_tried() {
+    if !PgBouncer::can_be_tried() {
         return;
     }
     let (database, mut direct, kafka) = shop().await;

@@ -21,9 +21,14 @@ pub struct PgBouncer {
 }
 
 impl PgBouncer {
-    /// Whether it is installed. It is the one server that a machine may lack: `scripts/test` says so.
-    pub fn is_installed() -> bool {
-        program().is_some()
+    /// Whether it is installed; says so where it is not. It is the one server that a machine may lack: `scripts/test`
+    /// brings it where it can.
+    pub fn can_be_tried() -> bool {
+        let installed = program().is_some();
+        if !installed {
+            eprintln!("NOT tested behind PgBouncer: it is not installed");
+        }
+        installed
     }
 
     /// A pooler with so many sessions of the server, ready, and further settings, as
@@ -72,7 +77,7 @@ impl PgBouncer {
 
     async fn launch(&mut self, database: &Database) -> Result<(), Exited> {
         let mut command =
-            Command::new(program().expect("it is installed: ask `PgBouncer::is_installed` first"));
+            Command::new(program().expect("it is installed: ask `PgBouncer::can_be_tried` first"));
         if let Some(user) = unprivileged_user() {
             use std::os::unix::process::CommandExt;
             command.uid(user.id).gid(user.group);

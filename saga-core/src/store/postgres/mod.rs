@@ -44,6 +44,7 @@ mod error;
 mod keys;
 mod mail;
 mod migrate;
+mod pooler;
 mod query;
 mod read;
 mod retain;
@@ -126,12 +127,12 @@ impl PostgresStore {
     /// [`migrate`](PostgresStore::migrate).
     ///
     /// The connections set their own timeouts, so a pooler between here and the server must keep sessions
-    /// apart (PgBouncer: `pool_mode = session`).
+    /// apart (PgBouncer: `pool_mode = session`). One that is seen to share them is refused.
     ///
     /// # Errors
     ///
     /// [`Error::Unavailable`] where the server does not answer; [`Error::Unusable`] where the URL, the
-    /// rights or the schema are wrong, with what to do about it.
+    /// rights, the schema or a pooler are wrong, with what to do about it.
     pub async fn connect(url: &str) -> Result<Self> {
         let options = options(url)?;
         to_its_end(async move { Db::connect(&options).await.map(|db| Self { db: Arc::new(db) }) }).await
@@ -198,11 +199,13 @@ fn options(url: &str) -> Result<PgConnectOptions> {
         Some(_) => options,
         None => options.application_name("saga"),
     };
-    Ok(options.disable_statement_logging())
+    // Floats are read in binary only, and a pooler refuses a parameter that it does not know.
+    Ok(options.extra_float_digits(None).disable_statement_logging())
 }
 
 impl Db {
     async fn connect(options: &PgConnectOptions) -> Result<Self> {
+        pooler::check(options).await?;
         let writers = pool(WRITERS, true).connect_with(options.clone()).await.map_err(unreachable)?;
         migrate::check(&mut *writers.acquire().await.map_err(unreachable)?).await?;
         Ok(Self {
