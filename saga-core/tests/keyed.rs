@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use saga_core::engine::{Running, Settings};
 use saga_core::journal::EndKind;
-use saga_core::store::{Backend, MemoryStore, State};
+use saga_core::saga::Plan;
+use saga_core::store::{Backend, Manifest, MemoryStore, State, Store};
 use saga_core::{
     Client, Clock, Cx, Definition, Ended, Payload, Provides, StepError, Worker, admin::Admin, client, step,
     step::child,
@@ -261,8 +262,12 @@ async fn keys_are_checked_before_anything_is_sent() {
     assert!(matches!(&long, client::Error::BadKey(_)), "{long}");
     let empty = client.start(&two_steps(), "1", &key).key("").await.unwrap_err();
     assert!(empty.to_string().contains("1 to 255 characters"), "{empty}");
-    // A program that knows the definition by its manifest only has no code that chooses the key.
+    // A program that knows the definition by its manifest only has no code that chooses the key. An earlier release
+    // registered it without one.
     let store = Arc::new(MemoryStore::new());
+    let mut plan = Plan::clone(two_steps().plan());
+    plan.keyed = false;
+    store.register(&[Manifest::of(&plan)]).await.unwrap();
     let worker = worker(store.clone(), App::default(), Settings::default(), Clock::default()).await;
     let stranger = Client::new(store);
     let (name, input) = (two_steps().plan().name.clone(), Payload::encode(&key).unwrap());

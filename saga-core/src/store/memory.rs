@@ -88,6 +88,12 @@ struct Saga {
     journal: Vec<JournalRow>,
 }
 
+impl Saga {
+    fn is_over(&self) -> bool {
+        matches!(self.state, State::Ended(_))
+    }
+}
+
 impl MemoryStore {
     /// An empty store.
     pub fn new() -> Self {
@@ -117,7 +123,7 @@ impl Store for MemoryStore {
     async fn register(&self, manifests: &[Manifest]) -> Result<()> {
         let mut tables = self.tables();
         for manifest in manifests {
-            tables.manifests.entry(manifest.fingerprint).or_insert_with(|| manifest.clone());
+            tables.manifests.insert(manifest.fingerprint, manifest.clone());
         }
         Ok(())
     }
@@ -327,7 +333,7 @@ impl Tables {
         let Some(saga) = self.sagas.get_mut(&commit.run) else { return CommitReply::Refused };
         let next = u32::try_from(saga.journal.len()).expect("a journal of fewer than 2^32 commits");
         if let Some(row) = saga.journal.get(commit.number as usize) {
-            if row.worker != Some(worker) {
+            if row.worker != Some(worker) || row.body != commit.body {
                 return CommitReply::Refused;
             }
         } else if commit.number != next || saga.owner != Some(worker) {
@@ -374,7 +380,7 @@ impl Tables {
             Some(State::Ended(kind)) => Posted::Ended(kind),
             Some(_) => {
                 if !self.consumed.contains(&mail.id) {
-                    self.mail.insert(mail.id, mail.clone());
+                    self.mail.entry(mail.id).or_insert_with(|| mail.clone());
                 }
                 Posted::Accepted
             }
@@ -524,10 +530,14 @@ impl Retain for MemoryStore {
         let mut tables = self.tables();
         let tables = &mut *tables;
         let mut pruned = Pruned::default();
+        let in_flight: HashSet<RunId> =
+            tables.sagas.iter().filter(|(_, saga)| !saga.is_over()).map(|(run, _)| *run).collect();
         let later = tables.sagas.iter_mut().filter(|(run, _)| after.is_none_or(|after| **run > after));
         for (run, saga) in later.filter(|(_, saga)| !saga.journal.is_empty()).take(limit) {
             pruned.last = Some(*run);
-            if matches!(saga.state, State::Ended(_)) && saga.since < ended_before {
+            let parent = saga.start.saga.split_once('/').and_then(|(run, _)| run.parse().ok());
+            let is_needed = parent.is_some_and(|parent| in_flight.contains(&parent));
+            if saga.is_over() && saga.since < ended_before && !is_needed {
                 saga.journal.clear();
                 tables.mail.retain(|_, mail| mail.run != *run);
                 pruned.sagas += 1;

@@ -83,7 +83,8 @@ use crate::id::{RunId, WorkerId};
 /// knows). All verbs are safe to repeat.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Keeps the manifests of the definitions a worker knows. Manifests that are there already stay.
+    /// Keeps the manifests of the definitions a worker knows, one for each fingerprint: the latest, because what
+    /// sagas in flight do not rely on may have changed.
     async fn register(&self, manifests: &[Manifest]) -> Result<()>;
 
     /// Adds a worker's row, with epoch 1. Joining twice with one id is an error: an id stands for one

@@ -15,6 +15,9 @@ pub trait Retain: Send + Sync + 'static {
     /// Looks at the next `limit` journals after run `after`, in the order in which they were started, and
     /// removes journal and mail of those that ended before `ended_before`. Short: one statement, no
     /// cascade, no lock that progress waits for.
+    ///
+    /// The journal of a child stays while its parent is in flight, which may ask for its output yet. A child's id
+    /// begins with its parent's run and a slash, because it is the key of its parent's step.
     async fn prune(&self, ended_before: Timestamp, after: Option<RunId>, limit: usize) -> Result<Pruned>;
 
     /// What the store knows of these runs, in their order: so that what lies elsewhere for them can follow. Once

@@ -49,12 +49,18 @@ impl Unheard {
         Sending { number, lost }
     }
 
-    /// The worker has the answer: the sagas of the lost claims came with it, under its number.
-    pub(super) fn heard(&self, claim: &Sending) {
+    /// The worker has the answer: the sagas of the lost claims came with it, under its number; `all` of them, if
+    /// there was room for more.
+    pub(super) fn heard(&self, claim: &Sending, all: bool) {
+        self.heard_at(claim, all, Instant::now());
+    }
+
+    fn heard_at(&self, claim: &Sending, all: bool, now: Instant) {
         let mut sent = self.sent.lock().expect("nothing panics while it holds the numbers");
         sent.unheard.remove(&claim.number);
         // Others stay for a while: the server may yet run a claim whose connection broke.
-        sent.unheard.retain(|_, at| at.elapsed() < STILL_RUNNING_AT_MOST);
+        let is_over = |at: Instant| now.duration_since(at) >= STILL_RUNNING_AT_MOST;
+        sent.unheard.retain(|number, at| !(all && is_over(*at) && claim.lost.contains(number)));
     }
 
     /// The claim certainly had no effect.
@@ -74,15 +80,28 @@ mod tests {
         assert_eq!((first.number, first.lost.as_slice()), (1, [].as_slice()));
         let second = unheard.send();
         assert_eq!(second.lost, [1]);
-        unheard.heard(&second);
+        unheard.heard(&second, true);
         // The first may still be running in the server.
         assert_eq!(unheard.send().lost, [1]);
     }
 
     #[test]
+    fn a_claim_is_asked_for_again_until_one_had_room_for_all_of_it() {
+        let unheard = Unheard::default();
+        unheard.send();
+        let long_ago = Instant::now() + STILL_RUNNING_AT_MOST;
+        let (paused, full, roomy) = (unheard.send(), unheard.send(), unheard.send());
+        unheard.heard_at(&paused, false, long_ago);
+        unheard.heard_at(&full, false, long_ago);
+        assert_eq!(unheard.send().lost, [1, 4], "its sagas may not have come");
+        unheard.heard_at(&roomy, true, long_ago);
+        assert_eq!(unheard.send().lost, [5], "it is over; that one was not named");
+    }
+
+    #[test]
     fn what_was_heard_or_had_no_effect_is_forgotten() {
         let unheard = Unheard::default();
-        unheard.heard(&unheard.send());
+        unheard.heard(&unheard.send(), true);
         unheard.void(&unheard.send());
         assert_eq!(unheard.send().lost, Vec::<i64>::new());
     }

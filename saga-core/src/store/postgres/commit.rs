@@ -91,7 +91,9 @@ fn unconsumed(batch: &[Commit], answer: &[sqlx::postgres::PgRow]) -> Result<Hash
 }
 
 /// Which of the losers this worker wrote before: their answer was lost, and they were sent again. Asked
-/// in a later statement, because the row that was in the way may be newer than the batch's snapshot.
+/// in a later statement, because the row that was in the way may be newer than the batch's snapshot. By their texts
+/// as well: what was written may be an earlier word of ours under that number, which was still on its way when
+/// another was sent.
 async fn resent(
     connection: &mut Lent,
     fence: Fence,
@@ -100,12 +102,14 @@ async fn resent(
 ) -> Result<HashMap<RunId, Vec<Mail>>> {
     let lost =
         || batch.iter().zip(written.iter()).filter(|(_, written)| !**written).map(|(commit, _)| commit);
-    let text = "SELECT j.run FROM unnest($2::uuid[], $3::int[]) AS b (run, number) CROSS JOIN LATERAL (
-        SELECT j.run FROM saga.journal j WHERE j.run = b.run AND j.number = b.number AND j.worker = $1 LIMIT 1) j";
+    let text = "SELECT j.run FROM unnest($2::uuid[], $3::int[], $4::text[]) AS b (run, number, body) CROSS JOIN LATERAL (
+        SELECT j.run, j.body FROM saga.journal j WHERE j.run = b.run AND j.number = b.number AND j.worker = $1 LIMIT 1) j
+        WHERE j.body = b.body";
     let statement = sqlx::query(text)
         .bind(fence.worker.0)
         .bind(lost().map(|commit| commit.run.0).collect::<Vec<Uuid>>())
-        .bind(lost().map(|commit| commit.number.cast_signed()).collect::<Vec<i32>>());
+        .bind(lost().map(|commit| commit.number.cast_signed()).collect::<Vec<i32>>())
+        .bind(lost().map(|commit| &*commit.body).collect::<Vec<&str>>());
     let mut own = HashSet::new();
     for row in connection.rows(statement).await? {
         own.insert(row.try_get::<Uuid, _>(0).map_err(failed)?);

@@ -263,7 +263,7 @@ impl Store for PostgresStore {
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed> {
-        let alone = self.db.claiming.clone().lock_owned().await;
+        let (alone, limit) = (self.db.claiming.clone().lock_owned().await, claim.limit);
         let sending = self.db.unheard.send();
         let (db, claim, sent) = (self.db.clone(), claim.clone(), sending.clone());
         let claimed = to_its_end(async move {
@@ -272,7 +272,7 @@ impl Store for PostgresStore {
         });
         let claimed = claimed.await;
         match &claimed {
-            Ok(_) => self.db.unheard.heard(&sending),
+            Ok(claimed) => self.db.unheard.heard(&sending, claimed.sagas.len() < limit),
             Err(Error::Fenced) => self.db.unheard.void(&sending),
             // It may be the second statement that failed, and the first that took the sagas.
             Err(_) => {}

@@ -95,5 +95,19 @@ pub(super) fn journal_row(row: &PgRow) -> Result<JournalRow> {
 pub(super) fn rounded(time: Timestamp) -> Timestamp {
     use chrono::{SubsecRound, TimeDelta};
     let down = time.trunc_subsecs(6);
-    if down == time { time } else { down + TimeDelta::microseconds(1) }
+    let up = || down.checked_add_signed(TimeDelta::microseconds(1)).unwrap_or(down);
+    if down == time { time } else { up() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_rounded_up_and_the_last_one_is_not_passed() {
+        let time = |nanos| Timestamp::from_timestamp(1, nanos).unwrap();
+        assert_eq!(rounded(time(1_000)), time(1_000));
+        assert_eq!(rounded(time(1_001)), time(2_000));
+        assert!(rounded(Timestamp::MAX_UTC) <= Timestamp::MAX_UTC);
+    }
 }

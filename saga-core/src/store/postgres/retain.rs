@@ -13,7 +13,8 @@ use crate::store::error::Result;
 use crate::store::retain::{Kept, Pruned, Retain};
 use crate::store::task::to_its_end;
 
-/// Walks the journal's primary key from one run to the next, which reads one index entry per saga.
+/// Walks the journal's primary key from one run to the next, which reads one index entry per saga. A child is
+/// recognised by its id: see [`Retain::prune`].
 const PRUNE: &str = "WITH RECURSIVE old (run, n) AS (
     (SELECT run, 1 FROM saga.journal WHERE run > $1 ORDER BY run LIMIT 1)
     UNION ALL
@@ -21,7 +22,10 @@ const PRUNE: &str = "WITH RECURSIVE old (run, n) AS (
     FROM old WHERE old.run IS NOT NULL AND n < $3
 ), over AS MATERIALIZED (
     SELECT old.run FROM old CROSS JOIN LATERAL (
-        SELECT 1 FROM saga.start s WHERE s.run = old.run AND s.ended_at < $2 LIMIT 1) ended
+        SELECT 1 FROM saga.start s WHERE s.run = old.run AND s.ended_at < $2
+            AND NOT EXISTS (SELECT FROM saga.live l WHERE l.run = CASE
+                WHEN s.saga ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/' THEN left(s.saga, 36)::uuid END)
+        LIMIT 1) ended
 ), journal AS (
     DELETE FROM saga.journal WHERE run IN (SELECT run FROM over)
 ), mail AS (

@@ -15,8 +15,10 @@ use crate::store::worker::{Fence, NewWorker, Peer, Renewal};
 
 pub(super) async fn register(db: &Db, manifests: &[Manifest]) -> Result<()> {
     let text = "INSERT INTO saga.manifest (fingerprint, definition, version, plan)
-        SELECT * FROM unnest($1::uuid[], $2::text[], $3::int[], $4::text[]) AS m (fingerprint) ORDER BY 1
-        ON CONFLICT DO NOTHING";
+        SELECT DISTINCT ON (fingerprint) *
+        FROM unnest($1::uuid[], $2::text[], $3::int[], $4::text[]) AS m (fingerprint, definition, version, plan)
+        ORDER BY fingerprint
+        ON CONFLICT (fingerprint) DO UPDATE SET plan = EXCLUDED.plan WHERE manifest.plan <> EXCLUDED.plan";
     let statement = sqlx::query(text)
         .bind(manifests.iter().map(|m| m.fingerprint.0).collect::<Vec<Uuid>>())
         .bind(manifests.iter().map(|m| m.plan.name.as_str()).collect::<Vec<&str>>())

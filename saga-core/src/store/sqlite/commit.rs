@@ -240,11 +240,12 @@ async fn losers(tx: &mut SqliteConnection, fence: Fence, batch: &[Commit]) -> Re
 /// Whether this worker wrote that commit before: its answer was lost, and it is sent again.
 async fn is_own(tx: &mut SqliteConnection, fence: Fence, commit: &Commit) -> Result<bool> {
     sqlx::query_scalar(
-        "SELECT EXISTS (SELECT 1 FROM saga_journal WHERE run = ? AND number = ? AND worker = ?)",
+        "SELECT EXISTS (SELECT 1 FROM saga_journal WHERE run = ? AND number = ? AND worker = ? AND body = ?)",
     )
     .bind(commit.run.0)
     .bind(i64::from(commit.number))
     .bind(fence.worker.0)
+    .bind(&*commit.body)
     .fetch_one(&mut *tx)
     .await
     .map_err(failed)

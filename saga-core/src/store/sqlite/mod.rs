@@ -255,7 +255,7 @@ impl Store for SqliteStore {
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed> {
-        let alone = self.db.claiming.clone().lock_owned().await;
+        let (alone, limit) = (self.db.claiming.clone().lock_owned().await, claim.limit);
         let sending = self.db.unheard.send();
         let (db, claim, sent) = (self.db.clone(), claim.clone(), sending.clone());
         let claimed = to_its_end(async move {
@@ -264,7 +264,7 @@ impl Store for SqliteStore {
         });
         let claimed = claimed.await;
         match &claimed {
-            Ok(_) => self.db.unheard.heard(&sending),
+            Ok(claimed) => self.db.unheard.heard(&sending, claimed.sagas.len() < limit),
             Err(Error::Unknown(_)) => {}
             Err(_) => self.db.unheard.void(&sending),
         }

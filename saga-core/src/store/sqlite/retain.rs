@@ -15,9 +15,12 @@ use crate::store::error::Result;
 use crate::store::retain::{Kept, Pruned, Retain};
 use crate::store::task::to_its_end;
 
-/// The next runs that have a journal, and whether each is over.
+/// The next runs that have a journal, and whether each is over. A child is recognised by its id: see
+/// [`Retain::prune`].
 const LOOK: &str = "SELECT j.run, EXISTS (
-        SELECT 1 FROM saga_start s WHERE s.run = j.run AND s.ended_at < ?2)
+        SELECT 1 FROM saga_start s WHERE s.run = j.run AND s.ended_at < ?2
+            AND NOT (substr(s.saga, 37, 1) = '/' AND EXISTS (
+                SELECT 1 FROM saga_live l WHERE l.run = unhex(replace(substr(s.saga, 1, 36), '-', '')))))
     FROM (SELECT DISTINCT run FROM saga_journal WHERE run > ?1 ORDER BY run LIMIT ?3) j ORDER BY j.run";
 
 const KEPT: &str = "SELECT EXISTS (SELECT 1 FROM saga_start s WHERE s.run = unhex(i.value)),
@@ -29,7 +32,7 @@ impl Retain for SqliteStore {
     async fn prune(&self, ended_before: Timestamp, after: Option<RunId>, limit: usize) -> Result<Pruned> {
         let db = self.db.clone();
         to_its_end(async move {
-            // What is over stays over, so the look needs no lock: readers never wait for the writer.
+            // What is over stays over, and its parent too, so the look needs no lock: readers never wait for the writer.
             let looked = sqlx::query(LOOK)
                 .bind(after.map_or(Uuid::nil(), |run| run.0))
                 .bind(micros(ended_before))

@@ -92,7 +92,8 @@ pub(super) async fn register(db: &Db, manifests: &[Manifest]) -> Result<()> {
     let mut tx = db.begin().await?;
     for manifest in manifests {
         sqlx::query(
-            "INSERT OR IGNORE INTO saga_manifest (fingerprint, definition, version, plan) VALUES (?, ?, ?, ?)",
+            "INSERT INTO saga_manifest (fingerprint, definition, version, plan) VALUES (?, ?, ?, ?)
+             ON CONFLICT (fingerprint) DO UPDATE SET plan = excluded.plan",
         )
         .bind(manifest.fingerprint.0)
         .bind(manifest.plan.name.as_str())

@@ -48,6 +48,24 @@ pub(super) async fn a_commit_sent_again_is_success(rig: &Rig) -> Verdict {
     rig.journal_is(second, &[BEGAN, &body(1)]).await
 }
 
+pub(super) async fn another_commit_under_a_number_of_ones_own_is_refused(rig: &Rig) -> Verdict {
+    let fence = rig.worker().await?;
+    let run = rig.owned(fence, "a").await?;
+    rig.commit(fence, go(run, 1)).await?;
+    let other = Commit { body: body(7).into(), ..go(run, 1) };
+    rig.refuses(fence, other.clone(), "another commit under the number of one that is there").await?;
+    // It is still its owner's, whose next commit says how it goes on; also beside one that is refused.
+    let second = rig.owned(fence, "b").await?;
+    let replies = rig.store().commit(fence, &[other, go(second, 1)]).await?;
+    same!(
+        replies,
+        [CommitReply::Refused, CommitReply::Committed { mail: vec![] }],
+        "the same beside a new one"
+    );
+    rig.commit(fence, go(run, 2)).await?;
+    rig.journal_is(run, &[BEGAN, &body(1), &body(2)]).await
+}
+
 pub(super) async fn only_the_owner_commits(rig: &Rig) -> Verdict {
     let (owner, stranger) = (rig.worker().await?, join(&rig.other().await).await?);
     let owned = rig.owned(owner, "a").await?;

@@ -22,6 +22,8 @@ pub(super) async fn mail_is_kept_once(rig: &Rig) -> Verdict {
         [Posted::Accepted; 2],
         "the same mail, twice"
     );
+    let other = Mail { body: "other".into(), ..mail.clone() };
+    same!(rig.store().post(&[other]).await?, [Posted::Accepted], "other mail under its id");
     same!(rig.claim(fence).await?.mail, [mail], "the mail");
     Ok(())
 }

@@ -186,6 +186,7 @@ pub fn cases() -> Vec<Case> {
             a_commit_is_a_compare_and_set,
             a_commit_leaves_no_gap,
             a_commit_sent_again_is_success,
+            another_commit_under_a_number_of_ones_own_is_refused,
             only_the_owner_commits,
             a_refused_commit_leaves_no_trace,
             a_refused_commit_harms_no_other_of_its_batch,
@@ -252,6 +253,7 @@ pub fn cases() -> Vec<Case> {
             a_nul_character_harms_nobody;
         retention:
             a_journal_goes_once_its_saga_ended_long_enough_ago,
+            a_child_keeps_its_journal_while_its_parent_is_in_flight,
             a_start_outlives_its_journal,
             what_is_kept_of_a_run_is_told;
         queries:
@@ -260,7 +262,7 @@ pub fn cases() -> Vec<Case> {
             a_list_is_filtered_by_attributes,
             a_list_is_filtered_by_the_last_error,
             counts_are_by_definition_and_state,
-            manifests_are_kept_once,
+            manifests_are_kept_once_as_they_are_now,
             workers_are_listed_with_what_they_own,
             what_does_not_exist_is_not_found;
         races:

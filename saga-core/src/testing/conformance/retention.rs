@@ -1,7 +1,7 @@
 //! What is over may be forgotten; what a late start needs may not.
 
 use super::Verdict;
-use super::rig::{Rig, go, holds, same, seconds, start, then};
+use super::rig::{Rig, end, go, holds, same, seconds, start, then};
 use crate::id::RunId;
 use crate::journal::EndKind;
 use crate::store::{Kept, StartReply, State, Then};
@@ -26,6 +26,23 @@ pub(super) async fn a_journal_goes_once_its_saga_ended_long_enough_ago(rig: &Rig
     same!(backend.query.journal(ended).await?, [], "the journal of what is over");
     rig.commit(fence, go(live, 1)).await?;
     same!(backend.query.journal(live).await?.len(), 2, "the journal of what goes on");
+    Ok(())
+}
+
+pub(super) async fn a_child_keeps_its_journal_while_its_parent_is_in_flight(rig: &Rig) -> Verdict {
+    let fence = rig.worker().await?;
+    let parent = rig.owned(fence, "parent").await?;
+    let child = rig.owned(fence, &format!("{parent}/send/action")).await?;
+    let orphan = rig.owned(fence, &format!("{}/send/action", RunId::new())).await?;
+    for run in [child, orphan] {
+        rig.commit(fence, end(run, 1)).await?;
+    }
+    let backend = rig.other().await;
+    same!(backend.retain.prune(seconds(60), None, 10).await?.sagas, 1, "what nobody needs any more");
+    same!(backend.query.journal(child).await?.len(), 2, "the journal that its parent may ask for");
+    same!(backend.query.journal(orphan).await?, [], "the journal of a child whose parent is not known");
+    rig.commit(fence, end(parent, 1)).await?;
+    same!(backend.retain.prune(seconds(60), None, 10).await?.sagas, 2, "both, once the parent has ended");
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! Twins of the store in memory that break one guarantee each: the suite must catch every one of them, by
 //! the case that is named after the guarantee.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -30,6 +30,8 @@ enum Bug {
     WritesUnderTheNextNumber,
     /// A commit that is sent again is refused, because its number is taken.
     RefusesItsOwnCommit,
+    /// Whatever this worker wrote under a number is taken for what it sends now.
+    TakesAnyCommitForItsOwn,
     /// One refused commit refuses its batch.
     RefusesTheWholeBatch,
     /// The mail that a refused commit names is gone.
@@ -62,6 +64,8 @@ enum Bug {
     ForgetsTheEnd,
     /// Mail that was consumed can be posted again.
     DeliversMailTwice,
+    /// Mail under an id that is taken replaces what is there.
+    ReplacesMail,
     /// Mail for nobody is accepted.
     AcceptsMailForNobody,
     /// Journals are read newest first.
@@ -80,8 +84,12 @@ enum Bug {
     CountsMailOnce,
     /// A journal is removed before its time.
     ForgetsTooEarly,
+    /// A child is not known by its id.
+    ForgetsParents,
     /// What was not started yet is told to have been forgotten.
     TakesTheUnknownForForgotten,
+    /// A manifest stays as it was when it was first registered.
+    KeepsOldManifests,
     /// Ended sagas are not counted.
     CountsOnlyTheLiving,
     /// Every saga has the same priority.
@@ -112,6 +120,7 @@ struct Twin {
     eaten: Mutex<HashSet<MailId>>,
     sent: Mutex<HashSet<(RunId, u32)>>,
     started: Mutex<Vec<RunId>>,
+    posted: Mutex<HashMap<MailId, Mail>>,
 }
 
 impl Twin {
@@ -122,6 +131,7 @@ impl Twin {
             eaten: Mutex::default(),
             sent: Mutex::default(),
             started: Mutex::default(),
+            posted: Mutex::default(),
         }
     }
 
@@ -172,6 +182,9 @@ impl Twin {
         if self.has(Bug::RefusesItsOwnCommit) && again {
             return Ok(CommitReply::Refused);
         }
+        if reply == CommitReply::Refused && again && self.has(Bug::TakesAnyCommitForItsOwn) {
+            return Ok(CommitReply::Committed { mail: Vec::new() });
+        }
         if reply == CommitReply::Refused && self.has(Bug::WritesUnderTheNextNumber) {
             commit.number = u32::try_from(self.real.journal(commit.run).await?.len()).unwrap();
             reply = self.real.commit(fence, std::slice::from_ref(&commit)).await?.remove(0);
@@ -186,7 +199,11 @@ impl Twin {
 #[async_trait]
 impl Store for Twin {
     async fn register(&self, manifests: &[Manifest]) -> Result<()> {
-        self.real.register(manifests).await
+        let known = if self.has(Bug::KeepsOldManifests) { self.real.manifests().await? } else { Vec::new() };
+        let is_new =
+            |manifest: &&Manifest| !known.iter().any(|known| known.fingerprint == manifest.fingerprint);
+        let manifests: Vec<Manifest> = manifests.iter().filter(is_new).cloned().collect();
+        self.real.register(&manifests).await
     }
 
     async fn join(&self, worker: &NewWorker) -> Result<Fence> {
@@ -219,6 +236,10 @@ impl Store for Twin {
         self.decoded(claimed.mail.iter().chain(claimed.sagas.iter().flat_map(|saga| &saga.mail)))?;
         if self.has(Bug::ForgetsTheQueue) {
             claimed.sagas.iter_mut().for_each(|saga| saga.queued = false);
+        }
+        if self.has(Bug::ReplacesMail) {
+            let posted = self.posted.lock().unwrap();
+            claimed.mail.iter_mut().for_each(|mail| *mail = posted[&mail.id].clone());
         }
         if self.has(Bug::ClaimsBackwards) {
             claimed.sagas.reverse();
@@ -256,6 +277,7 @@ impl Store for Twin {
             match (self.bug, &mut start.key) {
                 (Bug::TakesKeysBlindly, key) => *key = None,
                 (Bug::ForgetsDeadlines, Some(key)) => key.until = None,
+                (Bug::ForgetsParents, _) => start.saga = start.saga.replace('/', "-").into(),
                 (Bug::ForgetsPriorities, _) => start.priority = Priority::Normal,
                 (Bug::ForgetsAttributes, _) => start.attributes = Attributes::default(),
                 _ => {}
@@ -326,6 +348,7 @@ impl Store for Twin {
 
     async fn post(&self, mail: &[Mail]) -> Result<Vec<Posted>> {
         let mut answers = self.real.post(mail).await?;
+        self.posted.lock().unwrap().extend(mail.iter().map(|mail| (mail.id, mail.clone())));
         if self.has(Bug::AcceptsMailForNobody) {
             answers.fill(Posted::Accepted);
         }
@@ -413,6 +436,7 @@ async fn every_twin_is_caught_by_the_guarantee_that_it_breaks() {
         (AnswersBeforeItWrites, "a_journal_keeps_its_order_and_its_writers"),
         (WritesUnderTheNextNumber, "a_commit_leaves_no_gap"),
         (RefusesItsOwnCommit, "a_commit_sent_again_is_success"),
+        (TakesAnyCommitForItsOwn, "another_commit_under_a_number_of_ones_own_is_refused"),
         (RefusesTheWholeBatch, "a_refused_commit_harms_no_other_of_its_batch"),
         (ConsumesForTheRefused, "a_refused_commit_consumes_no_mail"),
         (StartsPivotsPastMail, "a_pivot_does_not_start_past_unread_mail"),
@@ -429,6 +453,7 @@ async fn every_twin_is_caught_by_the_guarantee_that_it_breaks() {
         (TellsTheWrongDigest, "a_taken_id_is_told_with_run_digest_and_end"),
         (ForgetsTheEnd, "a_taken_id_is_told_with_run_digest_and_end"),
         (DeliversMailTwice, "mail_is_kept_once"),
+        (ReplacesMail, "mail_is_kept_once"),
         (AcceptsMailForNobody, "mail_for_nobody_is_told"),
         (ReadsJournalsBackwards, "a_journal_keeps_its_order_and_its_writers"),
         (NormalisesJson, "every_text_is_kept_as_it_was"),
@@ -439,7 +464,9 @@ async fn every_twin_is_caught_by_the_guarantee_that_it_breaks() {
         (IgnoresFormats, "a_key_is_not_given_to_a_saga_with_newer_mail"),
         (CountsMailOnce, "unread_mail_is_counted_by_format"),
         (ForgetsTooEarly, "a_journal_goes_once_its_saga_ended_long_enough_ago"),
+        (ForgetsParents, "a_child_keeps_its_journal_while_its_parent_is_in_flight"),
         (TakesTheUnknownForForgotten, "what_is_kept_of_a_run_is_told"),
+        (KeepsOldManifests, "manifests_are_kept_once_as_they_are_now"),
         (CountsOnlyTheLiving, "counts_are_by_definition_and_state"),
         (ForgetsPriorities, "priority_counts_as_time_in_a_claim"),
         (ForgetsAttributes, "a_list_is_filtered_by_attributes"),
