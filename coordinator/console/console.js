@@ -374,8 +374,9 @@ function said(reply) {
 }
 
 function ask({ title, about, body, path, danger = false, once = true }) {
-  // Chosen once per dialog: pressing twice asks once.
-  const mail = crypto.randomUUID?.();
+  // One id for one request: sent again while it has no answer, it is asked once. What is said anew, or after an
+  // answer, is another request.
+  let mail, sent;
   const who = h("input", { value: me.name ?? localStorage.getItem("who") ?? "", disabled: me.name !== null, required: true, maxLength: 100 });
   const why = h("input", { required: true, maxLength: 500, placeholder: "kept in the saga's journal" });
   const answer = h("div");
@@ -387,8 +388,11 @@ function ask({ title, about, body, path, danger = false, once = true }) {
     confirm.disabled = true;
     let outcome;
     try {
-      const asked = { ...body(), who: who.value, why: why.value, ...(once && mail ? { mail } : {}) };
-      outcome = said(await api(path, asked));
+      const request = { ...body(), who: who.value, why: why.value };
+      if (sent !== JSON.stringify(request)) [sent, mail] = [JSON.stringify(request), crypto.randomUUID?.()];
+      const reply = await api(path, once && mail ? { ...request, mail } : request);
+      if (reply.answer !== "unanswered") sent = undefined;
+      outcome = said(reply);
     } catch (error) { outcome = { good: false, text: error.message }; }
     answer.replaceChildren(h("div", { className: `answer ${outcome.good ? "good" : "bad"}` }, outcome.text));
     if (outcome.good) confirm.remove(); else confirm.disabled = false;

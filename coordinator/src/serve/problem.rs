@@ -36,6 +36,7 @@ impl From<admin::Error> for Problem {
                 (StatusCode::NOT_FOUND, "not_found")
             }
             Error::NoManifest { .. } => (StatusCode::CONFLICT, "no_manifest"),
+            Error::OtherRequest { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "other_request"),
             Error::BadWords { .. } => (StatusCode::BAD_REQUEST, "bad_request"),
             _ => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         };

@@ -1,6 +1,6 @@
 //! What can go wrong when an operator asks.
 
-use crate::id::{Fingerprint, Name, RunId};
+use crate::id::{Fingerprint, MailId, Name, RunId};
 
 /// Why an operator's question or request failed.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +19,14 @@ pub enum Error {
         definition: Name,
         /// The user's id.
         saga: String,
+    },
+    /// Something else was asked under this id before; what was sent now was not kept.
+    #[error("something else was asked of run {run} under the id {mail}; give each request an id of its own")]
+    OtherRequest {
+        /// The run.
+        run: RunId,
+        /// The id.
+        mail: MailId,
     },
     /// No blocked saga is in this group (any more).
     #[error("no blocked saga is in group {0}; list the groups again, they change as sagas do")]

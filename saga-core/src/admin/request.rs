@@ -123,11 +123,29 @@ impl Request {
     }
 }
 
+/// Whether both ask for the same. Of an output that the journal holds closed it cannot be told.
+fn is_same(sent: &MailBody, kept: &MailBody) -> bool {
+    let mut kept = kept.clone();
+    if let (
+        MailBody::Operator { verb: Verb::Resolve(sent), .. },
+        MailBody::Operator { verb: Verb::Resolve(kept), .. },
+    ) = (sent, &mut kept)
+        && kept.is_closed()
+    {
+        *kept = sent.clone();
+    }
+    *sent == kept
+}
+
 impl Admin {
     /// Posts a request and waits for the owner's answer, at most for `patience`.
     ///
     /// `mail` is chosen by the caller: posting the same request under the same id again asks for nothing
     /// twice, so a lost answer is cured by repeating the call.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OtherRequest`] where something else was asked under that id before: the answer would be to that.
     ///
     /// # Cancellation
     ///
@@ -142,10 +160,28 @@ impl Admin {
     ) -> Result<Reply, Error> {
         let body = request.clone().into_mail(by);
         let posted = self.backend.store.post(&[Mail::new(mail, run, &body)]).await?;
-        match posted.first() {
-            Some(Posted::NoSuchSaga) | None => Err(Error::NoSuchRun(run)),
-            Some(Posted::Accepted | Posted::Ended(_)) => self.answer(run, mail, patience).await,
+        if matches!(posted.first(), Some(Posted::NoSuchSaga) | None) {
+            return Err(Error::NoSuchRun(run));
         }
+        match self.told(run, mail).await? {
+            Some(kept) if !is_same(&body, &kept) => Err(Error::OtherRequest { run, mail }),
+            _ => self.answer(run, mail, patience).await,
+        }
+    }
+
+    /// What is kept under an id, whether or not it was read.
+    async fn told(&self, run: RunId, mail: MailId) -> Result<Option<MailBody>, Error> {
+        let unread = self.backend.store.load(run).await?.map(|loaded| loaded.mail).unwrap_or_default();
+        if let Some(unread) = unread.iter().find(|unread| unread.id == mail) {
+            return Ok(unread.read());
+        }
+        // After the unread: what was read in between is in the journal by now.
+        let records = self.journal(run).await?.into_iter().rev().flat_map(|entry| entry.records);
+        let mut read = records.filter_map(|record| match record {
+            Record::Received { mail: read, body, .. } if read == mail => Some(body),
+            _ => None,
+        });
+        Ok(read.next())
     }
 
     /// The answer to a request that was posted before, waiting for it at most for `patience`.

@@ -95,6 +95,9 @@ async fn verbs_about_what_rests_nowhere_or_allows_them_not_are_refused() {
     for request in [
         retry("charge"),        // is done
         retry("reserve#7"),     // has no such item
+        skip("reserve"),        // is no item
+        retry("reserve#x"),     // the same
+        resolve("ship#0", "x"), // runs over no list
         retry("nowhere"),       // no such step
         skip("ship"),           // nothing is skipped after the pivot
         skip("charge"),         // is done
@@ -243,6 +246,47 @@ async fn the_same_request_sent_twice_is_answered_once() {
     }
     office.until(run, COMPENSATED).await;
     assert_eq!(office.kept(run).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_decision_about_a_list_names_its_item() {
+    let office =
+        Office::open(Shop::default().fault("undo b", &[Fault::Reject]).fault("capture", &[Fault::Reject]))
+            .await;
+    let run = office.order("order-1", &["a", "b"]).await;
+    office.until(run, State::Blocked).await;
+    for wrong in ["reserve", "reserve#", "reserve#x", "reserve#01", "reserve#99999999999999999999"] {
+        let answered = office.ask(run, skip(wrong)).await;
+        let Answered::Refused { why } = answered else { panic!("{wrong}: {answered:?}") };
+        assert!(why.contains("runs over a list"), "{wrong}: {why}");
+    }
+    assert_eq!(office.admin.view(run).await.unwrap().summary.state, State::Blocked);
+    assert_eq!(office.ask(run, skip("reserve#1")).await, Answered::Accepted);
+    office.until(run, PARTIALLY).await;
+}
+
+#[tokio::test]
+async fn an_id_that_stands_for_another_request_is_not_answered_with_that() {
+    let store = Arc::new(MemoryStore::new());
+    let (admin, client) = (Admin::new(store.clone()), Client::new(store.clone()));
+    let run = client.start(&place_order(), "order-1", &vec!["a".to_owned()]).await.unwrap().run();
+    let mail = MailId::new();
+    let ask = async |request: &Request, by: &By| admin.request(run, mail, request, by, Duration::ZERO).await;
+    let withdrawn = resolve("ship", "by bicycle");
+    assert_eq!(ask(&withdrawn, &ann()).await.unwrap().answered, Answered::Unanswered);
+    let bob = By::new("bob", "the bank called back").unwrap();
+    let unread = [(resolve("ship", "by car"), ann()), (Request::Cancel, ann()), (withdrawn.clone(), bob)];
+    for (other, by) in &unread {
+        let error = ask(other, by).await.expect_err("it was never stored");
+        assert!(matches!(error, Error::OtherRequest { .. }), "{error}");
+    }
+    // The same where it was read already.
+    let worker = worker(&store, &Shop::default()).await;
+    let answered = admin.answer(run, mail, PATIENCE).await.unwrap().answered;
+    assert!(matches!(answered, Answered::Refused { .. }), "nothing rests there: {answered:?}");
+    assert_eq!(ask(&withdrawn, &ann()).await.unwrap().answered, answered, "sent again it is the same");
+    ask(&resolve("ship", "by car"), &ann()).await.expect_err("it is another");
+    worker.drain().await;
 }
 
 #[test]

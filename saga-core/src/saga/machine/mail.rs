@@ -25,14 +25,13 @@ impl Machine {
     }
 
     fn answer_operator(&self, at: &Place, verb: &Verb, now: Timestamp) -> Answer {
-        let (name, item) = at.parts();
-        if self.is_about_journal(name) {
+        if self.is_about_journal(at.as_str()) {
             return match verb {
                 Verb::Retry => Answer::Accepted,
                 _ => Answer::Refused(format!("{at} is no step: what can be done is to retry, or to abandon")),
             };
         }
-        if self.is_derivation(name) {
+        if self.is_derivation(at.as_str()) {
             return match (verb, self.blocked) {
                 (Verb::Retry, true) => Answer::Accepted,
                 _ => Answer::Refused(format!(
@@ -40,12 +39,18 @@ impl Machine {
                 )),
             };
         }
-        let stage = self
-            .plan
-            .find(name)
-            .and_then(|node| Some((node, self.slots[node].stages.get(item.unwrap_or(0))?)))
-            .filter(|(node, _)| !self.slots[*node].live[item.unwrap_or(0)]);
-        let Some((node, stage)) = stage else {
+        let (name, item) = at.parts();
+        let (found, item) = (self.plan.find(name), item.unwrap_or(0));
+        // A decision names its place exactly: "reserve" is no item of a list.
+        let node = match found.map(|node| (node, self.plan.nodes[node].place(item))) {
+            Some((node, place)) if place == *at => node,
+            Some((node, place)) if self.plan.nodes[node].kind == Kind::Each => {
+                return Answer::Refused(format!("{name} runs over a list: say which item, as {place}"));
+            }
+            Some((_, place)) => return Answer::Refused(format!("there is no {at}, only {place}")),
+            None => return Answer::Refused(format!("there is no step {at}")),
+        };
+        let Some(stage) = self.slots[node].stages.get(item).filter(|_| !self.slots[node].live[item]) else {
             return Answer::Refused(format!("no attempt rests at {at}"));
         };
         match stage.clone().next(&Event::Operator(verb, now), self.plan.nodes[node].contract()) {
