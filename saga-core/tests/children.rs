@@ -7,6 +7,8 @@ use saga_core::engine::{Running, Settings};
 use saga_core::journal::EndKind;
 use saga_core::store::{MemoryStore, Query, State};
 use saga_core::{Client, Cx, Definition, Ended, Provides, StepError, Worker, step, step::child};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::shop::{Fault, Shop, quick};
@@ -104,5 +106,64 @@ async fn a_failing_sibling_cancels_the_child_and_awaits_its_end() {
     let child = child.iter().find(|summary| summary.definition.as_str() == "parcel").unwrap();
     assert_eq!(child.state, State::Ended(EndKind::Compensated), "the child ended before its parent");
     assert!(matches!(shop.applied().as_slice(), [] | [_, _]), "{:?}", shop.applied());
+    worker.drain().await;
+}
+
+/// What is sent, as one release writes it.
+#[derive(Serialize, Deserialize)]
+struct Box1 {
+    what: String,
+}
+
+/// The same in the next release, which reads what the last one wrote.
+#[derive(Serialize, Deserialize)]
+struct Box2 {
+    what: String,
+    note: Option<String>,
+}
+
+/// An order that is a parcel, and the parcel, which is packed once somebody says so.
+fn sending<In>() -> (Definition<App, In, String>, Definition<App, In, String>)
+where
+    In: Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    let pack = step("pack", async |cx: Cx<App>, _: In| {
+        tokio::select! {
+            () = cx.cancelled().cancelled() => Err(StepError::not_applied("the worker drains")),
+            () = cx.state().packing.notified() => cx.state().shop.call(cx.key(), "pack".into()),
+        }
+    });
+    let (mut b, what) = Definition::build::<App, In>("parcel", 1);
+    let packed = b.add(pack.retry(quick()).no_compensation("whoever finds it unpacks it"), what);
+    let parcel = b.finish(packed).unwrap();
+    let (mut b, what) = Definition::build::<App, In>("order", 1);
+    let sent = b.add(child("send", &parcel).no_compensation("whoever gets it sends it back"), what);
+    (b.finish(sent).unwrap(), parcel)
+}
+
+#[tokio::test]
+async fn a_child_is_the_same_where_a_later_release_writes_its_input_otherwise() {
+    let store = Arc::new(MemoryStore::new());
+    let (shop, packing) = (Shop::default(), Arc::<Notify>::default());
+    let app = App { shop: shop.clone(), client: Client::new(store.clone()), packing: packing.clone() };
+    let settings =
+        || Settings { poll: Duration::from_millis(1)..Duration::from_millis(5), ..Settings::default() };
+    let (order, parcel) = sending::<Box1>();
+    let worker = Worker::new(store.clone(), app.clone()).settings(settings());
+    let worker = worker.register(&order).unwrap().register(&parcel).unwrap().start().await.unwrap();
+    let run = worker.client().start(&order, "1", &Box1 { what: "tea".into() }).await.unwrap().run();
+    let started = async || store.list(&saga_core::store::Filter::default()).await.unwrap().len() == 2;
+    while !started().await {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    worker.drain().await;
+
+    let (order, parcel) = sending::<Box2>();
+    let worker = Worker::new(store.clone(), app).settings(settings());
+    let worker = worker.register(&order).unwrap().register(&parcel).unwrap().start().await.unwrap();
+    packing.notify_one();
+    let saga = worker.client().saga::<String>(run);
+    assert_eq!(saga.wait().await.unwrap(), Ended::Completed("did pack".into()));
+    assert_eq!(shop.calls("pack"), 1);
     worker.drain().await;
 }
