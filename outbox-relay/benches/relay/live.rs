@@ -1,6 +1,8 @@
 //! From a commit's answer to the broker's acknowledgement.
 //!
-//! The relay runs in this process, so that one clock sees both, on a runtime of its own, as the sidecar has.
+//! The relay runs in this process, so that one clock sees both, on a runtime of its own, as the sidecar has. The limit
+//! is what the broker takes on this machine beside the same writers, when each event is handed to the same producer as
+//! soon as its commit is answered: no relay could know of it earlier.
 
 use crate::broker::Broker;
 use crate::database::Database;
@@ -14,20 +16,22 @@ use outbox_relay::{KafkaSink, PostgresSource, Relay, Result, Routes, Tail};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
 
 const WRITERS: i64 = 8;
+const PAYLOAD: [u8; 200] = [b'x'; 200];
 
 pub(crate) async fn measure(database: &Database, broker: &Broker) {
+    database.empty().await;
+    let (producer, handed) = hand_over(broker).await;
+    let committed = write(database, Some(handed)).await;
+    show(report::bound, "the producer alone", &committed, &producer.await_all(committed.at.len()).await);
     for streams in [true, false] {
         database.empty().await;
         let relay = start(database, broker, streams).await;
-        let committed = write(database).await;
-        while relay.arrived.lock().expect("never poisoned").len() < committed.at.len() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        let arrived = relay.stop();
+        let committed = write(database, None).await;
         let way = if streams { "streaming" } else { "polling" };
-        show(way, &committed, &arrived);
+        show(report::fact, way, &committed, &relay.await_all(committed.at.len()).await);
     }
 }
 
@@ -37,7 +41,7 @@ struct Committed {
     per_second: f64,
 }
 
-/// A relay on threads of its own.
+/// What publishes, on threads of its own.
 struct Running {
     thread: std::thread::JoinHandle<Result<()>>,
     stop: CancellationToken,
@@ -70,21 +74,60 @@ async fn start(database: &Database, broker: &Broker, streams: bool) -> Running {
     Running { thread, stop, arrived }
 }
 
+/// A producer that is handed keys and ids.
+async fn hand_over(broker: &Broker) -> (Running, mpsc::UnboundedSender<(i64, Uuid)>) {
+    let topic = broker.topic().await;
+    let mut sink = Watched::to(&broker.address());
+    let (arrived, stop) = (sink.arrived.clone(), CancellationToken::new());
+    let (handed, mut events) = mpsc::unbounded_channel();
+    let stopping = stop.clone();
+    let thread = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        runtime.expect("a runtime").block_on(async move {
+            let (mut ticket, mut delivered) = (0, Vec::new());
+            loop {
+                tokio::select! {
+                    () = stopping.cancelled() => return Ok(()),
+                    Some((key, id)) = events.recv() => {
+                        sink.send(ticket, &record(&topic, &key.to_string(), id)).expect("there is room");
+                        ticket += 1;
+                    }
+                    taken = sink.deliveries(&mut delivered) => {
+                        taken?;
+                        delivered.clear();
+                    }
+                }
+            }
+        })
+    });
+    (Running { thread, stop, arrived }, handed)
+}
+
+/// As the relay makes it.
+fn record<'a>(topic: &'a str, key: &'a str, id: Uuid) -> Record<'a> {
+    let headers = vec![("id".into(), id.to_string().into()), ("eventType".into(), "Placed".into())];
+    Record { topic, key, value: Some(PAYLOAD[..].into()), headers, timestamp: None }
+}
+
 impl Running {
-    fn stop(self) -> HashMap<Uuid, Instant> {
+    /// Waits until so many have arrived, and ends it.
+    async fn await_all(self, events: usize) -> HashMap<Uuid, Instant> {
+        while self.arrived.lock().expect("never poisoned").len() < events {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         self.stop.cancel();
         self.thread.join().expect("does not panic").expect("ends well");
         std::mem::take(&mut self.arrived.lock().expect("never poisoned"))
     }
 }
 
-/// Commits at a steady rate, each event in a transaction of its own.
-async fn write(database: &Database) -> Committed {
+/// Commits at a steady rate, each event in a transaction of its own, and hands over what is committed.
+async fn write(database: &Database, handed: Option<mpsc::UnboundedSender<(i64, Uuid)>>) -> Committed {
     let (rate, seconds) = (setting("BENCH_RATE", 3_000), setting("BENCH_SECONDS", 10));
     let begin = tokio::time::Instant::now();
     let writers: Vec<_> = (0..WRITERS)
         .map(|writer| {
-            let url = database.url().to_owned();
+            let (url, handed) = (database.url().to_owned(), handed.clone());
             tokio::spawn(async move {
                 use outbox::sqlx::Connection as _;
                 let mut connection = outbox::sqlx::PgConnection::connect(&url).await.expect("connects");
@@ -93,10 +136,13 @@ async fn write(database: &Database) -> Committed {
                     let due = Duration::from_secs_f64((number * WRITERS + writer) as f64 / rate as f64);
                     tokio::time::sleep_until(begin + due).await;
                     let key = (number * WRITERS + writer) % 10_000;
-                    let message = outbox::Message::new("order", key, "Placed").payload([b'x'; 200]);
+                    let message = outbox::Message::new("order", key, "Placed").payload(PAYLOAD);
                     let id = message.event_id();
                     outbox::enqueue(&mut connection, message).await.expect("enqueues");
                     at.push((id, Instant::now()));
+                    if let Some(handed) = &handed {
+                        handed.send((key, id)).expect("the producer lives");
+                    }
                 }
                 at
             })
@@ -109,7 +155,7 @@ async fn write(database: &Database) -> Committed {
     Committed { per_second: at.len() as f64 / begin.elapsed().as_secs_f64(), at }
 }
 
-fn show(way: &str, committed: &Committed, arrived: &HashMap<Uuid, Instant>) {
+fn show(report: impl Fn(&str, &str), way: &str, committed: &Committed, arrived: &HashMap<Uuid, Instant>) {
     let mut took: Vec<Duration> =
         committed.at.iter().map(|(id, at)| arrived[id].saturating_duration_since(*at)).collect();
     took.sort();
@@ -120,7 +166,7 @@ fn show(way: &str, committed: &Committed, arrived: &HashMap<Uuid, Instant>) {
         percentile(990),
         percentile(999)
     );
-    report::fact(&format!("{way}, {:.0} commits/s, commit → ack", committed.per_second), &figures);
+    report(&format!("{way}, {:.0} commits/s, commit → ack", committed.per_second), &figures);
 }
 
 /// A sink that notes when the broker had each event.
