@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use saga_core::id::Fingerprint;
+use saga_core::journal::MailBody;
 use saga_core::store::{
-    Backend, Claim, Commit, CommitReply, Error, Fence, LastError, NewWorker, PostgresStore, Query, Renewal,
-    Start, StartReply, Store, Then, connect,
+    Backend, Claim, Commit, CommitReply, Error, Fence, LastError, Mail, NewWorker, PostgresStore, Query,
+    Renewal, Start, StartReply, Store, Then, connect,
 };
 use saga_core::testing::conformance::{self, Database};
-use saga_core::{Attributes, Name, Priority, RunId, WorkerId};
+use saga_core::{Attributes, MailId, Name, Priority, RunId, WorkerId};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, Row};
 use tests::proxy::Proxy;
@@ -214,6 +215,36 @@ async fn a_lost_answer_is_cured_by_asking_again() {
         store.claim(&everything(fence)).await.unwrap().sagas.iter().map(|s| s.run).collect();
     assert_eq!(heard, [waiting.run]);
     assert_eq!(store.claim(&everything(fence)).await.unwrap().sagas, [], "and only once");
+}
+
+/// A repetition that is left out because of mail waits for nobody; so the first attempt may still be on its way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_word_that_was_on_its_way_is_not_taken_for_the_one_that_followed_it() {
+    let (database, store) = migrated().await;
+    let fence = join(&store).await;
+    let run = owned(&store, fence, "a").await;
+    let pivot = Commit { body: r#"["the pivot"]"#.into(), pivot: true, ..go(run, 1) };
+    let mut on_its_way = PgConnection::connect(database.url()).await.unwrap();
+    on_its_way.execute("BEGIN").await.unwrap();
+    sqlx::query("INSERT INTO saga.journal (run, number, worker, body) VALUES ($1, 1, $2, $3)")
+        .bind(run.0)
+        .bind(fence.worker.0)
+        .bind(&*pivot.body)
+        .execute(&mut on_its_way)
+        .await
+        .unwrap();
+    let cancel = Mail::new(MailId::new(), run, &MailBody::Cancel { reason: "changed my mind".into() });
+    store.post(std::slice::from_ref(&cancel)).await.unwrap();
+    let told = store.commit(fence, std::slice::from_ref(&pivot)).await.unwrap();
+    assert_eq!(told, [CommitReply::Unread { mail: vec![cancel.clone()] }]);
+    on_its_way.execute("COMMIT").await.unwrap();
+    let next = Commit { body: r#"["cancelled"]"#.into(), mail: vec![cancel.id], ..go(run, 1) };
+    assert_eq!(store.commit(fence, &[next]).await.unwrap(), [CommitReply::Refused]);
+    let journal = store.journal(run).await.unwrap();
+    assert_eq!(journal.last().map(|row| &*row.body), Some(&*pivot.body));
+    assert_eq!(store.load(run).await.unwrap().unwrap().mail, [cancel], "it was not read");
+    // Sent again as it was, it is what is there.
+    assert!(matches!(&store.commit(fence, &[pivot]).await.unwrap()[..], [CommitReply::Committed { .. }]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

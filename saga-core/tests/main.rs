@@ -10,6 +10,8 @@ mod explore;
 mod keyed;
 mod machine;
 mod newer_mail;
+mod odd_store;
+mod panics;
 mod policies;
 mod shop;
 #[cfg(feature = "sqlite")]

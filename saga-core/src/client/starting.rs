@@ -14,7 +14,7 @@ use crate::id::{Key, RunId};
 use crate::journal::{self, Record};
 use crate::payload::Payload;
 use crate::priority::Priority;
-use crate::saga::{Definition, Plan};
+use crate::saga::{Definition, Plan, later};
 use crate::step::Cx;
 use crate::store::{Keyed, Start};
 
@@ -139,7 +139,7 @@ impl Prepared {
             fingerprint: plan.fingerprint(),
             saga,
             input,
-            deadline: plan.deadline.map(|limit| chrono::Utc::now() + limit),
+            deadline: plan.deadline.map(|limit| later(chrono::Utc::now(), limit)),
             key,
             above: above.to_vec(),
         };

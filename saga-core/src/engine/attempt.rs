@@ -18,16 +18,18 @@ use crate::step::context::{Attempt, Deadline};
 /// worker is lost or its grace time is over; the attempt is then in doubt for whoever takes over.
 pub(crate) async fn run(code: Bound, attempt: Attempt, input: Payload, output: Option<Payload>) -> Reply {
     let deadline = attempt.deadline.clone();
-    // Calling the code is inside, so that a panic before its first await is caught as well.
-    let reply = AssertUnwindSafe(async move { code(attempt, input, output).await }).catch_unwind();
     let unknown = |why: String| (Outcome::Unknown(Failure::new(why)), None);
-    tokio::select! {
-        biased;
-        reply = reply => reply.unwrap_or_else(|panic| {
-            unknown(format!("the step's code panicked: {}", panic_text(&*panic)))
-        }),
-        () = passed(&deadline) => unknown(format!("no outcome and no heartbeat within {:.1?}", deadline.timeout())),
-    }
+    // Calling the code is inside, and so is dropping it, so that a panic before its first await or when its time is
+    // over is caught as well.
+    let run = async move {
+        tokio::select! {
+            biased;
+            reply = code(attempt, input, output) => reply,
+            () = passed(&deadline) => unknown(format!("no outcome and no heartbeat within {:.1?}", deadline.timeout())),
+        }
+    };
+    let ran = AssertUnwindSafe(run).catch_unwind().await;
+    ran.unwrap_or_else(|panic| unknown(format!("the step's code panicked: {}", panic_text(&*panic))))
 }
 
 /// Resolves once the deadline has passed and no heartbeat has moved it on.
@@ -41,7 +43,8 @@ async fn passed(deadline: &Deadline) {
     }
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+/// What a panic said.
+pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     panic
         .downcast_ref::<&str>()
         .copied()

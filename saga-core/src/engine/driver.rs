@@ -3,6 +3,7 @@
 mod transact;
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,22 +13,25 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::attempt;
+use super::attempt::{self, panic_text};
 use super::committer::Settled;
 use super::live::{Draft, Launch, Saga, Unfit};
 use super::shared::{Incarnation, LOCK, Shared};
 use super::unfit::set_aside;
 use crate::id::{Place, RunId};
 use crate::journal::{self, Bound, Cause, Effect, Failure, Illegal, MailBody, Outcome, Record, Stage};
-use crate::saga::Kind;
+use crate::saga::{Kind, later};
 use crate::step::Desk;
 use crate::step::code::Reply;
 use crate::step::context::{Attempt, Deadline};
-use crate::store::{Commit, Loaded, Mail, Store, Then};
+use crate::store::{Commit, LastError, Loaded, Mail, Store, Then};
 use transact::{Open, Sent, Undone, Waiting};
 
 /// After so many deaths in a row a saga is a suspect; after as many again, alone, it is blocked.
 const SUSPECT: u32 = 3;
+
+/// How long a saga is kept that the store finds due, and this worker does not.
+const EARLY: Duration = Duration::from_secs(10);
 
 type Running = FuturesUnordered<BoxFuture<'static, (Launch, Reply)>>;
 
@@ -47,6 +51,8 @@ pub(crate) struct Driver {
     forward: CancellationToken,
     turned_back: CancellationToken,
     mailbox: mpsc::UnboundedReceiver<Mail>,
+    /// Nothing was committed here yet, since the store gave it.
+    fresh: bool,
     _permit: OwnedSemaphorePermit,
     /// Held while the saga is suspected to kill its workers.
     alone: Option<OwnedSemaphorePermit>,
@@ -79,15 +85,20 @@ impl Driver {
             forward,
             turned_back,
             mailbox,
+            fresh: true,
             _permit: permit,
             alone: None,
         };
         tracker.spawn(async move {
-            let outcome = lost.run_until_cancelled(driver.drive()).await;
-            if let Some(Err(illegal)) = outcome {
+            let driven = AssertUnwindSafe(driver.drive()).catch_unwind();
+            let unfit = match lost.run_until_cancelled(driven).await {
+                None | Some(Ok(Ok(()))) => None,
+                Some(Ok(Err(illegal))) => Some(Unfit::Next(illegal)),
+                Some(Err(panic)) => Some(Unfit::Panicked(panic_text(&*panic).to_owned())),
+            };
+            if let Some(unfit) = unfit {
                 // Whatever is under way here is in doubt for whoever goes on from the journal.
-                let aside = driver.stop_at(illegal);
-                let _ = lost.run_until_cancelled(aside).await;
+                let _ = lost.run_until_cancelled(driver.stop_at(unfit)).await;
             }
             // The saga may have been claimed here again already: then the mailbox is its new driver's.
             let mut mailboxes = driver.incarnation.mailboxes.lock().expect(LOCK);
@@ -97,12 +108,35 @@ impl Driver {
         });
     }
 
-    /// The machine does not take what was to come: that is nothing that repeating it would mend.
-    async fn stop_at(&mut self, illegal: Illegal) {
+    /// The machine does not take what was to come, or what is not the step's own code has panicked: that is nothing
+    /// that repeating it would mend.
+    async fn stop_at(&mut self, unfit: Unfit) {
         self.open = None;
         if let Some(loaded) = reload(&self.shared.backend.store, self.saga.run).await {
-            self.set_aside(loaded, Unfit::Next(illegal)).await;
+            self.set_aside(loaded, unfit).await;
         }
+    }
+
+    /// The next row is another's. So is the saga, or it holds a commit of ours whose answer was lost, and that says
+    /// otherwise than what followed it: then whoever claims it goes on from the journal.
+    async fn give_back(&mut self) {
+        self.open = None;
+        let Some(loaded) = reload(&self.shared.backend.store, self.saga.run).await else { return };
+        if loaded.owner != Some(self.incarnation.fence.worker) {
+            return;
+        }
+        tracing::warn!(run = %self.saga.run, "its journal is not as this worker took it to be; it is given back");
+        let commit = Commit {
+            run: self.saga.run,
+            number: loaded.journal.last().map_or(0, |row| row.number + 1),
+            body: journal::encode(&[]).into(),
+            mail: Vec::new(),
+            then: Then::Wait(self.shared.clock.now()),
+            key: self.saga.keys.own.clone(),
+            error: LastError::Same,
+            pivot: false,
+        };
+        self.incarnation.committer.send(commit).await;
     }
 
     async fn set_aside(&mut self, loaded: Loaded, unfit: Unfit) {
@@ -269,6 +303,7 @@ impl Driver {
                 if self.saga.machine.is_blocked() && self.is_idle() && draft.starts.is_empty() {
                     draft.then = Some(Then::Block);
                 }
+                self.keep_for_a_while(draft);
             }
             if self.saga.machine.cause().is_some() {
                 self.forward.cancel();
@@ -290,10 +325,15 @@ impl Driver {
                     self.roll_back(*undone, draft)?;
                     continue;
                 }
-                Sent::Settled(Settled::Refused | Settled::Lost) => return Ok(false),
+                Sent::Settled(Settled::Refused) => {
+                    self.give_back().await;
+                    return Ok(false);
+                }
+                Sent::Settled(Settled::Lost) => return Ok(false),
                 Sent::Settled(Settled::Faulty(why)) => return self.block_faulty(&why, &sent).await,
             };
             self.saga.next += 1;
+            self.fresh = false;
             if let Some(then) = sent.then {
                 self.leave(then, &sent);
                 return Ok(false);
@@ -305,6 +345,21 @@ impl Driver {
                 return Ok(true);
             }
             self.read(unread, draft)?;
+        }
+    }
+
+    /// Who gives a saga back without a word that the store has just found due would be given it again at once, and
+    /// again, until the clock of this worker is where the store's was. So it is kept for a while first.
+    fn keep_for_a_while(&mut self, draft: &mut Draft) {
+        let due = match draft.then {
+            Some(Then::Wait(due)) => Some(due),
+            Some(Then::Queue) => self.saga.machine.deadline(),
+            _ => None,
+        };
+        if let Some(due) = due.filter(|_| draft.records.is_empty() && self.fresh) {
+            self.fresh = false;
+            draft.then = None;
+            draft.hold = Some(due.min(later(self.shared.clock.now(), EARLY)));
         }
     }
 

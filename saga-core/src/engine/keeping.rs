@@ -1,7 +1,11 @@
 //! What the journal keeps of payloads that come into being here: how much of them, and in which form.
 
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use futures::FutureExt;
+
+use super::attempt::panic_text;
 use crate::codec::{Codec, CodecError};
 use crate::id::{Place, RunId};
 use crate::journal::{Failure, MailBody, Outcome, Record, Verb};
@@ -29,7 +33,7 @@ impl Keeping {
     pub(crate) async fn output(&self, reply: Reply, run: RunId) -> Reply {
         let (Outcome::Ok(mut output), pause) = reply else { return reply };
         if let Some(codec) = self.codec.as_ref().filter(|_| !output.is_null()) {
-            match offered(codec, &output, run).await {
+            match caught(offered(codec, &output, run)).await {
                 Ok(closed) => output = closed,
                 Err(CodecError::Unavailable(why)) => {
                     let why = format!("it took effect, but its output could not be stored: {why}");
@@ -92,7 +96,7 @@ impl Keeping {
     pub(crate) async fn open(&self, commits: &mut [Vec<Record>], run: RunId) -> Result<(), CodecError> {
         let Some(codec) = &self.codec else { return Ok(()) };
         for records in commits {
-            let opened = tokio::time::timeout(PATIENCE, codec.open_records(records, run)).await;
+            let opened = tokio::time::timeout(PATIENCE, caught(codec.open_records(records, run))).await;
             let unreadable =
                 opened.map_err(|_| CodecError::Unavailable(format!("no answer within {PATIENCE:?}")))??;
             if let Some(error) = unreadable {
@@ -106,6 +110,13 @@ impl Keeping {
         let (bytes, most) = (payload.kept_bytes(), self.bytes_max);
         (bytes > most).then(|| format!("has {bytes} bytes, and at most {most} are kept"))
     }
+}
+
+/// A cipher or a store of blobs is not ours, and may panic: the same may work later.
+async fn caught<T>(call: impl Future<Output = Result<T, CodecError>>) -> Result<T, CodecError> {
+    let called = AssertUnwindSafe(call).catch_unwind().await;
+    called
+        .unwrap_or_else(|panic| Err(CodecError::Unavailable(format!("it panicked: {}", panic_text(&*panic)))))
 }
 
 async fn offered(codec: &Codec, output: &Payload, run: RunId) -> Result<Payload, CodecError> {

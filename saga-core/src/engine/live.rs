@@ -84,6 +84,9 @@ pub(crate) enum Unfit {
     /// The engine was about to write what may not follow.
     #[error("what comes next does not fit the plan: {0}")]
     Next(Illegal),
+    /// What is not the step's own code: a cipher, say.
+    #[error("driving it panicked: {0}")]
+    Panicked(String),
 }
 
 impl Keys {
@@ -254,9 +257,9 @@ impl Saga {
     fn derive(&self, node: usize, input: &Payload) -> Record {
         let at = self.program.plan.nodes[node].place(0);
         let derive = self.program.derive(node);
-        let value = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| derive(input)));
-        let value = value.unwrap_or_else(|_| Err(Failure::new("the derivation panicked")));
-        match value.and_then(|value| self.keeping.derived(&at, value, self.run)) {
+        let kept = || derive(input).and_then(|value| self.keeping.derived(&at, value, self.run));
+        let value = std::panic::catch_unwind(std::panic::AssertUnwindSafe(kept));
+        match value.unwrap_or_else(|_| Err(Failure::new("the derivation panicked"))) {
             Ok(value) => Record::Derived { at, value },
             Err(failure) => Record::Blocked { at, cause: journal::Cause::Malformed, failure },
         }

@@ -5,9 +5,13 @@
 //! wherever a worker dies, what it left is found by the next round of anybody, and no journal ever refers to a
 //! blob that is gone.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
+
+use super::attempt::panic_text;
 use super::shared::{Incarnation, Shared};
 use crate::codec::{BlobError, Blobs};
 use crate::id::RunId;
@@ -103,8 +107,9 @@ async fn leftovers(retain: &dyn Retain, blobs: &dyn Blobs) -> Result<(), Broken>
 }
 
 async fn within<T>(call: impl Future<Output = Result<T, BlobError>>) -> Result<T, Broken> {
-    match tokio::time::timeout(PATIENCE, call).await {
-        Ok(answer) => answer.map_err(Broken::Blobs),
+    match tokio::time::timeout(PATIENCE, AssertUnwindSafe(call).catch_unwind()).await {
+        Ok(Ok(answer)) => answer.map_err(Broken::Blobs),
+        Ok(Err(panic)) => Err(Broken::Blobs(format!("it panicked: {}", panic_text(&*panic)).into())),
         Err(_) => Err(Broken::Blobs(format!("no answer within {PATIENCE:?}").into())),
     }
 }

@@ -22,10 +22,12 @@ const CLAIM: usize = 256;
 pub(super) async fn claim(shared: Arc<Shared>, incarnation: Arc<Incarnation>) {
     let fingerprints = shared.registry.fingerprints();
     let mut pause = shared.settings.poll.start;
+    // Journals that are too much for one answer would be so for ever: what fails is asked for in smaller parts.
+    let mut most = CLAIM;
     while !incarnation.lost.is_cancelled() && !shared.draining.is_cancelled() {
         let limit = match shared.paused.load(Relaxed) {
             true => 0,
-            false => shared.capacity.available_permits().min(CLAIM),
+            false => shared.capacity.available_permits().min(most),
         };
         let claim = Claim {
             fence: incarnation.fence,
@@ -36,6 +38,7 @@ pub(super) async fn claim(shared: Arc<Shared>, incarnation: Arc<Incarnation>) {
         match shared.backend.store.claim(&claim).await {
             Ok(claimed) => {
                 let full = limit > 0 && claimed.sagas.len() == limit;
+                most = (most * 2).min(CLAIM);
                 let quiet = claimed.sagas.is_empty();
                 take(&shared, &incarnation, claimed).await;
                 pause = match (full, quiet) {
@@ -46,7 +49,8 @@ pub(super) async fn claim(shared: Arc<Shared>, incarnation: Arc<Incarnation>) {
             }
             Err(Error::Fenced) => incarnation.lost.cancel(),
             Err(error) => {
-                tracing::warn!(%error, "nothing could be claimed; trying again");
+                tracing::warn!(%error, limit, "nothing could be claimed; trying again");
+                most = (most / 2).max(1);
                 pause = shared.settings.poll.end;
             }
         }

@@ -274,7 +274,14 @@ async fn live(shared: Arc<Shared>, mut incarnation: Arc<Incarnation>) {
         keeper.abort();
         incarnation.drivers.close();
         incarnation.drivers.wait().await;
-        incarnation = rejoin(&shared).await;
+        match shared.draining.run_until_cancelled(rejoin(&shared)).await {
+            Some(joined) => incarnation = joined,
+            None => {
+                // It owns nothing any more. What it was joined as is taken over, if anything.
+                *shared.incarnation.lock().expect(LOCK) = None;
+                return;
+            }
+        }
     }
 }
 

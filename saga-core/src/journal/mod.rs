@@ -12,6 +12,10 @@ pub use stage::{Contract, Illegal, Stage};
 /// A point in time as journals and stores keep it.
 pub type Timestamp = chrono::DateTime<chrono::Utc>;
 
+/// What "for ever" comes to: the end of the year 9999, which every store can keep, and reckon with.
+pub(crate) const LATEST: Timestamp =
+    Timestamp::from_timestamp(253_402_300_799, 0).expect("the year 9999 is in range");
+
 /// Writes the records of one commit as the JSON text that a store keeps.
 pub fn encode(records: &[Record]) -> String {
     serde_json::to_string(records).expect("records hold strings, numbers and JSON: all of it can be written")

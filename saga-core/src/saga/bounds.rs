@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::machine::Machine;
-use crate::journal::{Bound, Effect, Outcome, Record, Stage, Timestamp};
+use crate::journal::{Bound, Effect, LATEST, Outcome, Record, Stage, Timestamp};
 use crate::retry::Retry;
 
 /// Until when something may be tried, where that is bounded and has begun.
@@ -173,7 +173,24 @@ impl Machine {
     }
 }
 
-fn later(now: Timestamp, pause: Duration) -> Timestamp {
+/// No later than [`LATEST`], however long the pause is.
+pub(crate) fn later(now: Timestamp, pause: Duration) -> Timestamp {
     let pause = chrono::TimeDelta::from_std(pause).unwrap_or(chrono::TimeDelta::MAX);
-    now.checked_add_signed(pause).unwrap_or(Timestamp::MAX_UTC)
+    now.checked_add_signed(pause).map_or(LATEST, |later| later.min(LATEST))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_pause_ends_later_than_a_store_can_say() {
+        let now = Timestamp::from_timestamp(1_800_000_000, 0).unwrap();
+        assert_eq!(later(now, Duration::from_secs(60)) - now, chrono::TimeDelta::seconds(60));
+        for pause in
+            [Duration::MAX, Duration::from_secs(9_999_999_999_999), Duration::from_secs(u64::MAX / 1_000)]
+        {
+            assert_eq!(later(now, pause), LATEST);
+        }
+    }
 }

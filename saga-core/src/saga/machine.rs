@@ -252,6 +252,11 @@ impl Machine {
 
 /// What the engine says of attempts in this process: what no journal tells.
 impl Machine {
+    /// When it undoes itself, unless its pivot has begun by then.
+    pub(crate) fn deadline(&self) -> Option<Timestamp> {
+        self.deadline
+    }
+
     /// Takes back the start of the pivot, which was decided last and not written: the machine is as it was.
     pub(crate) fn withdraw(&mut self, node: usize, item: usize) {
         self.slots[node].stages[item] = Stage::Idle;

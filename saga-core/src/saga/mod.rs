@@ -8,6 +8,7 @@ pub mod machine;
 pub mod plan;
 mod unwind;
 
+pub(crate) use bounds::later;
 pub use builder::{Builder, Compensable, Definition, Forward};
 pub use feeds::{Feeds, Output};
 pub use machine::{Decision, Machine};

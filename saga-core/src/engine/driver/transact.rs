@@ -110,7 +110,10 @@ impl Driver {
         };
         drop(run);
         match ran {
-            Ran::NotOurs => return Ok(false),
+            Ran::NotOurs => {
+                self.give_back().await;
+                return Ok(false);
+            }
             Ran::Failed(reply) => self.finished(launch, reply, draft)?,
             Ran::Succeeded(outcome, loan) => {
                 let before = self.saga.machine.clone();
@@ -213,15 +216,26 @@ impl Bank {
     /// What became of a COMMIT that was not answered: the saga's row is waited for, and then the journal tells.
     /// `None` when nothing of it is there.
     async fn ask(&self, commit: &Commit) -> Option<Settled> {
-        match self.begin().await {
-            Ok(Begun::Open(loan)) => {
-                if let Err(error) = self.lender.roll_back(loan).await {
-                    tracing::debug!(run = %self.run, %error, "a transaction that was begun to ask did not end well");
+        let mut pause = Duration::from_millis(100);
+        loop {
+            match self.begin().await {
+                Ok(Begun::Open(loan)) => {
+                    if let Err(error) = self.lender.roll_back(loan).await {
+                        tracing::debug!(run = %self.run, %error, "a transaction that was begun to ask did not end well");
+                    }
+                    return None;
                 }
-                return None;
+                Ok(Begun::Moved) => break,
+                Err(Error::Fenced) => {
+                    self.lost.cancel();
+                    return Some(Settled::Lost);
+                }
+                Err(error) => {
+                    tracing::warn!(run = %self.run, %error, "it cannot be asked yet whether a COMMIT happened");
+                }
             }
-            Ok(Begun::Moved) => {}
-            Err(_) => return Some(Settled::Lost),
+            let _ = tokio::time::timeout(pause, self.lost.cancelled()).await;
+            pause = (pause * 2).min(Duration::from_secs(5));
         }
         let Some(loaded) = super::reload(&self.store, self.run).await else { return Some(Settled::Refused) };
         let row = loaded.journal.into_iter().find(|row| row.number == commit.number);

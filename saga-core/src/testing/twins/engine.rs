@@ -3,15 +3,16 @@
 use async_trait::async_trait;
 
 use super::super::play::Seams;
-use super::stores::{Habit, with};
+use super::stores::{Habit, TakesItForLost, with};
 use super::{found, sagas};
-use crate::store::{Commit, CommitReply, Error, Fence, Result, Store};
+use crate::id::RunId;
+use crate::store::{Commit, CommitReply, Error, Fence, Loaded, Result, Store};
 
 fn engine<H: Habit>(habit: impl Fn() -> H + Send + Sync + 'static) -> Seams {
     Seams { engine: Some(with(habit)), ..Seams::default() }
 }
 
-/// Takes a lost answer for a no.
+/// Takes a lost answer for a no, and does not look whose the saga is.
 struct TakesSilenceForNo;
 
 #[async_trait]
@@ -21,6 +22,10 @@ impl Habit for TakesSilenceForNo {
             Err(Error::Unknown(_)) => Ok(vec![CommitReply::Refused; commits.len()]),
             replies => replies,
         }
+    }
+
+    async fn load(&self, real: &dyn Store, run: RunId) -> Result<Option<Loaded>> {
+        TakesItForLost.load(real, run).await
     }
 }
 
