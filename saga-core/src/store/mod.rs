@@ -8,8 +8,9 @@
 //!   row or not at all.
 //! - **Every commit is fenced**: it takes effect only while its worker's row still has the worker's
 //!   epoch. A worker whose epoch was moved on is a zombie; nothing it sends is written.
-//! - **Sending a commit again is safe**: a conflict with the worker's own row is success, so a lost
-//!   answer is cured by repeating the identical batch.
+//! - **Sending a commit again is safe**: a conflict with the worker's own row of the same text is success, so a
+//!   lost answer is cured by repeating the identical batch. A row of another text is an earlier word of the worker's
+//!   that arrived late: the commit is refused.
 //! - **Ownership** changes hands in [`Store::claim`] only: from nobody, or from a worker that was
 //!   fenced *and drained*, so that its last commit is visible to whoever reads the journal next.
 //! - **A key is held by one saga at a time.** It is taken by an owned start or in a claim, by a
