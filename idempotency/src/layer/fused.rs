@@ -270,13 +270,9 @@ impl<F: FusedStore> Run<'_, F> {
         }
         match transaction.commit().await {
             Ok(()) => Commit::Done,
-            // The database itself said no (a deferred constraint): it has rolled back.
-            Err(error @ sqlx::Error::Database(_)) => {
-                tracing::error!(key = ?self.job.id, %error, "a handler's commit was refused");
-                Commit::Refused
-            }
+            // Even what reads like the database's own no may be a pooler's, which lost it after it had committed.
             Err(error) => {
-                tracing::warn!(key = ?self.job.id, %error, "the answer of a commit was lost; asking for the key");
+                tracing::error!(key = ?self.job.id, %error, "a commit was not confirmed; asking for the key");
                 self.confirm().await
             }
         }
@@ -296,8 +292,8 @@ impl<F: FusedStore> Run<'_, F> {
         }
     }
 
-    /// The answer of a COMMIT was lost. Whoever can claim the key knows that it was rolled back; who finds an
-    /// answer knows that it was not. A commit that is still under way is waited for: it holds the key.
+    /// A COMMIT was refused, or its answer lost. Whoever can claim the key knows that it was rolled back; who finds
+    /// an answer knows that it was not. A commit that is still under way is waited for: it holds the key.
     async fn confirm(&self) -> Commit {
         for pause in [0, 100, 500, 2000, 5000] {
             tokio::time::sleep(Duration::from_millis(pause)).await;

@@ -4,6 +4,7 @@
 mod server;
 
 mod client;
+mod proxy;
 mod suite;
 
 suite::fused!(sqlite, sqlx::Sqlite, SqliteStore, {
@@ -18,4 +19,5 @@ suite::fused!(postgres, sqlx::Postgres, PostgresStore, {
     (one, PostgresStore::connect(server.url()).await.unwrap(), Arc::new(server))
 });
 
+mod connections;
 mod postgres_only;

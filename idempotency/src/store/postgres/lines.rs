@@ -9,6 +9,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgRow};
 use sqlx::{Connection, Error};
 use tokio::sync::Semaphore;
@@ -139,16 +140,22 @@ pub(super) fn silent() -> Error {
 /// Whether a connection is not to be used after this error.
 fn breaks(error: &Error) -> bool {
     match error {
-        // Operator intervention: the server says good-bye.
-        Error::Database(error) => error.code().is_some_and(|code| code.starts_with("57P")),
+        // The server says good-bye, or a pooler that has lost it.
+        Error::Database(error) => is_of("57P", error.as_ref()) || is_of("08", error.as_ref()),
         _ => true,
     }
+}
+
+fn is_of(class: &str, error: &dyn DatabaseError) -> bool {
+    error.code().is_some_and(|code| code.starts_with(class))
 }
 
 /// Whether a connection that lay idle turned out to be closed.
 pub(super) fn hung_up(error: &Error) -> bool {
     match error {
-        Error::Database(_) | Error::Protocol(_) => breaks(error),
+        // A pooler's 08 may as well mean that there are too many connections: that is no reason to try another one.
+        Error::Database(error) => is_of("57P", error.as_ref()),
+        Error::Protocol(_) => true,
         Error::Io(error) => error.kind() != std::io::ErrorKind::TimedOut,
         _ => false,
     }
