@@ -111,7 +111,8 @@ pub trait FusedStore: Store + Clone {
         self.claim_in(connection, request, wait)
     }
 
-    /// Whether the transaction is the one that claimed; if it is not, the key is in doubt from now on.
+    /// Whether the transaction is the one that claimed; if it is not, the key is in doubt from now on. One that has
+    /// failed, or is another, is given up.
     #[doc(hidden)]
     fn still_holds(
         &self,

@@ -1,9 +1,12 @@
 //! What a connection that is lost, held or scarce must not change. Only Postgres has them.
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::post;
 use idempotency::fused::PgTx;
+use idempotency::sqlx::postgres::PgPoolOptions;
 use idempotency::{
     Claim, ClaimRequest, Fingerprint, IdempotencyLayer, PostgresStore, Secret, Store, sqlx, testing,
 };
@@ -58,4 +61,34 @@ async fn a_connection_that_a_pooler_gave_up_is_not_used_again() {
     assert!(proxy.has_struck());
     let claim = store.claim(&request).await.unwrap();
     assert!(matches!(claim, Claim::Acquired(_)), "its own, which had been written: {claim:?}");
+}
+
+/// A store on a pool of one, as a stand-in for any pool with as many requests as connections.
+async fn on_a_pool_of_one(server: &Postgres) -> PostgresStore {
+    let one = PgPoolOptions::new().max_connections(1).acquire_timeout(Duration::from_secs(3));
+    PostgresStore::new(one.connect(server.url()).await.unwrap()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_needs_no_second_connection_while_it_has_one() {
+    let server = Postgres::start();
+    let store = on_a_pool_of_one(&server).await;
+    let handler = |mut tx: PgTx, body: String| async move {
+        if body == "by hand" {
+            sqlx::raw_sql("COMMIT").execute(&mut *tx).await.unwrap();
+            return (StatusCode::CREATED, "charged");
+        }
+        sqlx::query("SELECT 1/0").execute(&mut *tx).await.unwrap_err();
+        (StatusCode::CONFLICT, "there is one already")
+    };
+    let layer = IdempotencyLayer::fused(store, Secret::new([4; 32])).global_keys();
+    let app = Router::new().route("/charges", post(handler)).layer(layer);
+    for replayed in [false, true] {
+        let got = send(&app, charge("refused", ""), "").await;
+        assert_eq!((got.status, got.word.as_str(), got.replayed), (409, "kept", replayed), "{}", got.body);
+    }
+    for status in [500, 409] {
+        let got = send(&app, charge("ended", ""), "by hand").await;
+        assert_eq!((got.status, got.word.as_str()), (status, "unknown"), "{}", got.body);
+    }
 }

@@ -21,7 +21,7 @@ use crate::KeyId;
 use crate::claim::{Claim, ClaimRequest, Decision, Put, Ticket, Verdict, decide};
 use crate::fused::{CompleteError, FusedStore, placeholder};
 use crate::row::Row;
-use crate::store::{Change, Expected, Held, Store, StoreError};
+use crate::store::{Expected, Held, Store, StoreError};
 use crate::time::{Time, micros};
 
 impl FusedStore for PostgresStore {
@@ -113,7 +113,7 @@ impl FusedStore for PostgresStore {
             if let Err(error) = back {
                 // The savepoint is gone only if the transaction is.
                 let gone = matches!(&*code(&error), "3B001" | "25P01");
-                return Err(if gone { self.ended(ticket).await } else { refused(error) });
+                return Err(if gone { ended(connection, ticket).await } else { refused(error) });
             }
         }
         if settle(connection, ticket, &ticket.completed(verdict, answer), keep).await.map_err(refused)? {
@@ -129,18 +129,15 @@ impl FusedStore for PostgresStore {
 
     async fn still_holds(&self, connection: &mut PgConnection, ticket: &Ticket) -> Result<(), CompleteError> {
         let Some(transaction) = ticket.transaction.as_deref() else { return Ok(()) };
-        let now: Result<Option<String>, _> = sqlx::query_scalar(sql::TRANSACTION).fetch_one(connection).await;
-        match now {
-            Ok(now) if now.as_deref() == Some(transaction) => Ok(()),
-            // It has failed and tells nothing any more: another one is asked what became of the one that claimed.
-            Err(error) if code(&error) == "25P02" => {
-                let committed =
-                    sqlx::query_scalar(sql::COMMITTED).bind(transaction).fetch_one(&self.pool).await;
-                let committed: bool =
-                    committed.map_err(|error| CompleteError::Refused(unavailable(error)))?;
-                if committed { Err(self.ended(ticket).await) } else { Ok(()) }
-            }
-            Ok(_) => Err(self.ended(ticket).await),
+        let holds = match sqlx::query_scalar(sql::TRANSACTION).fetch_one(&mut *connection).await {
+            Ok(now) => Ok(Option::<String>::as_deref(&now) == Some(transaction)),
+            // It has failed and tells nothing any more.
+            Err(error) if code(&error) == "25P02" => was_rolled_back(connection, transaction).await,
+            Err(error) => Err(error),
+        };
+        match holds {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(ended(connection, ticket).await),
             Err(error) => Err(CompleteError::Refused(unavailable(error))),
         }
     }
@@ -159,16 +156,29 @@ impl FusedStore for PostgresStore {
     }
 }
 
-impl PostgresStore {
-    /// The transaction of a claim was ended by hand. What it wrote may be committed, without the key: from now on the
-    /// key is in doubt.
-    async fn ended(&self, ticket: &Ticket) -> CompleteError {
-        let put = Put { row: ticket.row.clone(), lease: Some(Duration::ZERO), keep: None, fresh: true };
-        if let Err(error) = self.swap(&ticket.id, &Expected::Absent, &Change::Put(put)).await {
-            tracing::error!(key = ?ticket.id, %error, "a key could not be put in doubt, and is free");
-        }
-        CompleteError::Ended
+/// Gives up the transaction under way, which has failed, and asks in the next one on this connection whether the one
+/// of this number ended without being committed.
+///
+/// Never on another connection: whoever waits for a second one while holding the first waits for ever, once as many do
+/// as the pool has.
+async fn was_rolled_back(connection: &mut PgConnection, transaction: &str) -> Result<bool, sqlx::Error> {
+    sqlx::raw_sql("ROLLBACK AND CHAIN").execute(&mut *connection).await?;
+    let committed: bool = sqlx::query_scalar(sql::COMMITTED).bind(transaction).fetch_one(connection).await?;
+    Ok(!committed)
+}
+
+/// The transaction of a claim was ended by hand. What it wrote may be committed, without the key: from now on the key
+/// is in doubt. Whatever was begun on the connection since is given up.
+async fn ended(connection: &mut PgConnection, ticket: &Ticket) -> CompleteError {
+    let put = Put { row: ticket.row.clone(), lease: Some(Duration::ZERO), keep: None, fresh: true };
+    let doubt = async {
+        sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await?;
+        bind_put(sqlx::query(sql::PUT_IF_ABSENT), &ticket.id, &put).execute(connection).await
+    };
+    if let Err(error) = doubt.await {
+        tracing::error!(key = ?ticket.id, %error, "a key could not be put in doubt, and is free");
     }
+    CompleteError::Ended
 }
 
 /// Writes the outcome, if this is the transaction that claimed and nobody else has written one.
