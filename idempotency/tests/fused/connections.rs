@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::post;
-use idempotency::fused::PgTx;
+use idempotency::fused::{FusedStore, PgTx};
 use idempotency::sqlx::postgres::PgPoolOptions;
 use idempotency::{
     Claim, ClaimRequest, Fingerprint, IdempotencyLayer, PostgresStore, Secret, Store, sqlx, testing,
@@ -91,4 +91,23 @@ async fn a_request_needs_no_second_connection_while_it_has_one() {
         let got = send(&app, charge("ended", ""), "by hand").await;
         assert_eq!((got.status, got.word.as_str()), (status, "unknown"), "{}", got.body);
     }
+}
+
+/// A `BEGIN` whose answer comes too late, as the timeout has it, must not leave its transaction to the next user.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_begin_that_nobody_waits_for_leaves_no_transaction_open() {
+    let server = Postgres::start();
+    let proxy = Proxy::start(&server, "BEGIN ISOLATION LEVEL", Strike::Hold).await;
+    let pool = PgPoolOptions::new().max_connections(1).connect(proxy.url()).await.unwrap();
+    let store = PostgresStore::new(pool.clone()).await.unwrap();
+    sqlx::query("CREATE TABLE charges (note text)").execute(&pool).await.unwrap();
+    proxy.arm();
+    let begins = tokio::spawn(async move { store.begin().await.map(drop) });
+    proxy.struck().await;
+    begins.abort();
+    assert!(begins.await.unwrap_err().is_cancelled());
+    proxy.release();
+    sqlx::query("INSERT INTO charges VALUES ('5')").execute(&pool).await.unwrap();
+    let other = sqlx::PgPool::connect(server.url()).await.unwrap();
+    assert_eq!(count(&other).await, 1, "committed by itself");
 }

@@ -23,6 +23,10 @@ use crate::fused::{CompleteError, FusedStore, placeholder};
 use crate::row::Row;
 use crate::store::{Expected, Held, Store, StoreError};
 use crate::time::{Time, micros};
+use crate::unstoppable::Unstoppable;
+
+/// At a stricter level a duplicate that has waited could not see what it waited for.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
 impl FusedStore for PostgresStore {
     type Db = Postgres;
@@ -30,7 +34,10 @@ impl FusedStore for PostgresStore {
     async fn begin(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
         let mut others = MOST;
         loop {
-            let begins = self.transactions.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED");
+            let pool = self.transactions.clone();
+            // Dropped in the middle, its connection would go back into the pool with a transaction that sqlx does not
+            // know of. So it ends without us, and is rolled back then.
+            let begins = Unstoppable::run(async move { pool.begin_with(BEGIN).await });
             match tokio::time::timeout(2 * PATIENCE, begins).await.unwrap_or_else(|_| Err(silent())) {
                 // Its server has hung up since it was used last; nothing was begun.
                 Err(error) if others > 0 && hung_up(&error) => others -= 1,
