@@ -154,3 +154,12 @@ async fn migrating_from_many_processes_at_once_is_safe() {
         task.await.unwrap().unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_does_not_show_its_password() {
+    let server = Postgres::start();
+    let url = server.url().replace("postgres@", "postgres:canary-7f3a@");
+    let store = PostgresStore::connect(&url).await.unwrap();
+    let shown = format!("{store:?} {store:#?}");
+    assert!(shown.contains("PostgresStore") && !shown.contains("canary"), "{shown}");
+}

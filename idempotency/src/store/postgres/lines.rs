@@ -32,14 +32,12 @@ pub(super) enum Lines {
     Own(Arc<Own>),
 }
 
-#[derive(Debug)]
 pub(super) struct Own {
     options: PgConnectOptions,
     slots: Semaphore,
     idle: Mutex<Vec<Line>>,
 }
 
-#[derive(Debug)]
 struct Line {
     connection: PgConnection,
     since: Instant,
@@ -81,6 +79,13 @@ impl Lines {
             }
             answer => answer,
         }
+    }
+}
+
+/// The options hold the password, and sqlx shows it.
+impl std::fmt::Debug for Own {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Own").field("idle", &self.idle().len()).finish_non_exhaustive()
     }
 }
 
