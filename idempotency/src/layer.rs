@@ -221,7 +221,8 @@ impl<G> IdempotencyLayer<G> {
         self
     }
 
-    /// The methods that are protected; others pass. Default: POST and PATCH.
+    /// The methods that are protected; others pass, but for a saga's calls at a [barrier](Self::barrier). Default:
+    /// POST and PATCH.
     pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
         self.settings.methods = methods.into_iter().collect();
         self
@@ -289,7 +290,8 @@ impl<G> IdempotencyLayer<G> {
         self
     }
 
-    /// Takes part in sagas: requests with `saga-*` headers go through the [barrier](crate::barrier).
+    /// Takes part in sagas: requests with `saga-*` headers go through the [barrier](crate::barrier), whatever their
+    /// method.
     pub fn barrier(mut self) -> Self {
         self.settings.barrier = true;
         self

@@ -8,7 +8,7 @@ use http_body::Body as HttpBody;
 use super::body::{self, Body, BoxError, Read};
 use super::problem::Problem;
 use super::{Settings, target};
-use crate::barrier::Call;
+use crate::barrier::{Call, SAGA_RUN};
 use crate::headers::IDEMPOTENCY_KEY;
 use crate::row::Stamp;
 use crate::seal::Place;
@@ -41,7 +41,7 @@ where
     B::Error: Into<BoxError>,
 {
     let (parts, body) = request.into_parts();
-    if !settings.methods.contains(&parts.method) {
+    if !settings.protects(&parts) {
         return Entry::Pass(Request::from_parts(parts, Body::stream(body)));
     }
     let named = match name(settings, &parts.headers) {
@@ -96,6 +96,13 @@ fn name(settings: &Settings, headers: &HeaderMap) -> Result<Option<Name>, Proble
     }
     let key = Key::from_header(value.as_bytes(), settings.syntax);
     key.map(|key| Some(Name::Key(key))).map_err(|error| Problem::key_malformed(error.to_string()))
+}
+
+impl Settings {
+    /// A saga's call is one by its headers: a compensation may well be a DELETE, and a settlement a GET.
+    fn protects(&self, parts: &Parts) -> bool {
+        self.methods.contains(&parts.method) || self.barrier && parts.headers.contains_key(SAGA_RUN)
+    }
 }
 
 impl Job {

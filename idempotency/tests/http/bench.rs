@@ -71,7 +71,7 @@ pub(crate) async fn with_execution(
 
 pub(crate) fn app(layer: IdempotencyLayer, effects: &Effects) -> Router {
     Router::new()
-        .route("/charges", post(charge).get(charge))
+        .route("/charges", post(charge).get(charge).put(charge).delete(charge))
         .route("/executions", post(with_execution))
         .layer(layer)
         .with_state(effects.clone())

@@ -7,7 +7,7 @@ use crate::bench::*;
 
 const RUN: &str = "0192f3a1-0000-7000-8000-000000000001";
 
-fn call(path: &str, direction: &str) -> Builder {
+pub(crate) fn call(path: &str, direction: &str) -> Builder {
     request(path, None)
         .header("saga-run", RUN)
         .header("saga-step", "charge")
@@ -96,4 +96,32 @@ async fn without_the_barrier_saga_headers_mean_nothing() {
     let app = app(layer(&MemoryStore::new()), &effects);
     let got = send(&app, call("/charges", "settle"), "5").await;
     assert_eq!((got.status, got.word(), effects.count()), (201, "", 1));
+}
+
+#[tokio::test]
+async fn a_saga_may_call_by_any_method() {
+    let effects = Effects::default();
+    let app = |effects| app(layer(&MemoryStore::new()).required().barrier(), effects);
+    let early = app(&effects);
+    for _ in 0..2 {
+        let got = send(&early, call("/charges", "compensation").method("DELETE"), "").await;
+        assert_eq!((got.status, got.word()), (200, "nothing-to-undo"));
+    }
+    assert_eq!(send(&early, call("/charges", "action").method("PUT"), "5").await.status, 410);
+    let late = app(&effects);
+    let told = |got: Got| (got.status, got.word().to_owned(), got.body);
+    for _ in 0..2 {
+        let got = send(&late, call("/charges", "action").method("PUT"), "5").await;
+        assert_eq!(told(got), (201, "kept".into(), "nobody:1:5".into()));
+        let got = send(&late, call("/charges", "settle").method("GET"), "").await;
+        assert_eq!(told(got), (201, "kept".into(), "nobody:1:5".into()));
+    }
+    for _ in 0..2 {
+        let got = send(&late, call("/charges", "compensation").method("DELETE"), "").await;
+        assert_eq!(told(got), (201, "kept".into(), "nobody:2:".into()));
+    }
+    let mut incomplete = call("/charges", "compensation").method("DELETE");
+    incomplete.headers_mut().unwrap().remove("saga-step");
+    assert_eq!(send(&late, incomplete, "").await.code(), "saga-headers-malformed");
+    assert_eq!(effects.count(), 2);
 }
