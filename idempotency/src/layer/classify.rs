@@ -1,10 +1,8 @@
 //! What an answer says about its effect.
 
-use http::response::Parts;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 
 use super::execution::Said;
-use super::grpc;
 
 /// What an answer says about its effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,20 +17,16 @@ pub enum Class {
     Unknown,
 }
 
-/// The default judgement.
+/// The default judgement of an answer of this HTTP status and, if it is gRPC's and tells, of this one's.
 ///
 /// 2xx and 3xx took effect. 5xx, 408, 425, 429 and 499 may have. The other 4xx are refusals for good, except
 /// those with which a request is turned away before execution (validation, authentication, routing): they are
 /// not kept unless the handler said that it had begun.
-pub(super) fn classify(parts: &Parts, trailers: Option<&HeaderMap>, said: Said, explicit: bool) -> Class {
+pub(super) fn classify(http: StatusCode, grpc: Option<u16>, said: Said, explicit: bool) -> Class {
     if said == Said::NothingHappened {
         return Class::NotApplied;
     }
-    let class = match grpc_status(parts, trailers) {
-        Some(code) => by_grpc(code),
-        None => by_http(parts.status),
-    };
-    match class {
+    match grpc.map_or_else(|| by_http(http), by_grpc) {
         Judgement::Applied => Class::Applied,
         _ if explicit && said == Said::Nothing => Class::NotApplied,
         Judgement::TurnedAway if said == Said::Nothing => Class::NotApplied,
@@ -59,16 +53,6 @@ fn by_http(status: StatusCode) -> Judgement {
     }
 }
 
-/// gRPC answers 200 whatever happens; its own status is in the headers or the trailers.
-fn grpc_status(parts: &Parts, trailers: Option<&HeaderMap>) -> Option<u16> {
-    if !grpc::is_spoken(&parts.headers) {
-        return None;
-    }
-    let status = parts.headers.get("grpc-status").or_else(|| trailers?.get("grpc-status"));
-    // Without a status the call broke off: 2 is gRPC's "unknown".
-    Some(status.and_then(|status| status.to_str().ok()?.parse().ok()).unwrap_or(2))
-}
-
 fn by_grpc(code: u16) -> Judgement {
     match code {
         0 => Judgement::Applied,
@@ -85,8 +69,7 @@ mod tests {
     use super::*;
 
     fn class(status: u16, said: Said, explicit: bool) -> Class {
-        let parts = http::Response::builder().status(status).body(()).unwrap().into_parts().0;
-        classify(&parts, None, said, explicit)
+        classify(StatusCode::from_u16(status).unwrap(), None, said, explicit)
     }
 
     #[test]
@@ -118,15 +101,10 @@ mod tests {
 
     #[test]
     fn a_grpc_call_is_judged_by_its_own_status() {
-        let response = http::Response::builder().header("content-type", "application/grpc").body(()).unwrap();
-        let parts = response.into_parts().0;
-        let mut trailers = HeaderMap::new();
         for (code, class) in
-            [("0", Class::Applied), ("9", Class::Rejected), ("3", Class::NotApplied), ("13", Class::Unknown)]
+            [(0, Class::Applied), (9, Class::Rejected), (3, Class::NotApplied), (13, Class::Unknown)]
         {
-            trailers.insert("grpc-status", code.parse().unwrap());
-            assert_eq!(classify(&parts, Some(&trailers), Said::Nothing, false), class, "{code}");
+            assert_eq!(classify(StatusCode::OK, Some(code), Said::Nothing, false), class, "{code}");
         }
-        assert_eq!(classify(&parts, None, Said::Nothing, false), Class::Unknown, "no status at all");
     }
 }

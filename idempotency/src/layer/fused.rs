@@ -18,7 +18,7 @@ use super::leased::{action_answer, answered, endless};
 use super::problem::Problem;
 use super::request::Job;
 use super::service::{Carrier, Guarantee, mark};
-use super::{IdempotencyLayer, Settings, Unscoped, replay};
+use super::{IdempotencyLayer, Settings, Unscoped, grpc, replay};
 use crate::flights::{Boarding, Flight, Flights};
 use crate::fused::{CompleteError, Fused, FusedStore, Slot};
 use crate::headers::Status;
@@ -198,7 +198,8 @@ impl<F: FusedStore> Run<'_, F> {
             }
         };
         let class = self.settings.classify.as_ref().and_then(|judge| judge(&parts)).unwrap_or_else(|| {
-            classify(&parts, trailers.as_ref(), execution.said(), self.settings.explicit_begin)
+            let grpc = grpc::ended(&parts, trailers.as_ref(), &content);
+            classify(parts.status, grpc, execution.said(), self.settings.explicit_begin)
         });
         let verdict = match class {
             Class::Applied => Verdict::Applied,

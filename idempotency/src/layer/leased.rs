@@ -18,7 +18,7 @@ use super::execution::Execution;
 use super::problem::Problem;
 use super::request::Job;
 use super::service::{Carrier, Guarantee, mark};
-use super::{IdempotencyLayer, Question, Reconciled, Settings, replay};
+use super::{IdempotencyLayer, Question, Reconciled, Settings, grpc, replay};
 use crate::flights::{Boarding, Flight, Flights};
 use crate::headers::Status;
 use crate::leased::{self, End, hold};
@@ -252,7 +252,8 @@ impl Run<'_> {
         };
         let class = settings.classify.as_ref().and_then(|judge| judge(&parts));
         let class = class.unwrap_or_else(|| {
-            classify(&parts, trailers.as_ref(), execution.said(), settings.explicit_begin)
+            let grpc = grpc::ended(&parts, trailers.as_ref(), &content);
+            classify(parts.status, grpc, execution.said(), settings.explicit_begin)
         });
         let tombstone = !matches!(content, Content::Kept(_));
         let (end, status) = match class {

@@ -24,7 +24,7 @@ pub(crate) async fn send(app: &Router, request: axum::http::request::Builder, bo
         status: parts.status.as_u16(),
         word: header("idempotency-status").unwrap_or_default(),
         replayed: header("idempotent-replayed").is_some(),
-        body: String::from_utf8(body.to_vec()).unwrap(),
+        body: String::from_utf8_lossy(&body).into_owned(),
     }
 }
 

@@ -20,4 +20,5 @@ suite::fused!(postgres, sqlx::Postgres, PostgresStore, {
 });
 
 mod connections;
+mod grpc;
 mod postgres_only;

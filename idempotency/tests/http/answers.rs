@@ -146,3 +146,28 @@ async fn sealed_answers_are_replayed_and_lie_unreadable() {
     let stored = row.action_answer.unwrap();
     assert!(!stored.windows(16).any(|window| window == pan.as_bytes()));
 }
+
+#[tokio::test]
+async fn a_grpc_answer_over_the_limit_leaves_a_tombstone_as_well() {
+    use axum::body::Body;
+    use axum::http::{HeaderMap, Response};
+    use http_body_util::{BodyExt, Full};
+    let effects = Effects::default();
+    let own = effects.clone();
+    let handler = move || async move {
+        own.happen();
+        let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]);
+        let body = Full::from(vec![7; 100]).with_trailers(async { Some(Ok(trailers)) });
+        Response::builder().header("content-type", "application/grpc").body(Body::new(body)).unwrap()
+    };
+    let service = axum::routing::post(handler);
+    let layer = layer(&MemoryStore::new()).answer_limit(20);
+    let app = axum::Router::new().route("/charges", service).layer(layer);
+    let call = || request("/charges", Some("k")).header("content-type", "application/grpc");
+    let first = send(&app, call(), "").await;
+    assert_eq!((first.status, first.word(), first.body.len()), (200, "kept", 100));
+    let again = send(&app, call(), "").await;
+    assert_eq!((again.header("grpc-status"), again.word()), (Some("15"), "kept"));
+    assert!(again.header("grpc-message").unwrap().starts_with("answer-not-retained: "));
+    assert_eq!(effects.count(), 1);
+}
