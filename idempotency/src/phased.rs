@@ -25,7 +25,7 @@
 //!
 //! A phase that fails leaves the operation at its point; the caller gets the error, and the completer tries
 //! again. After [`attempts_max`](Phased::attempts_max) claims it is left alone, in doubt, for a person: it is
-//! counted by [`Store::count`](crate::Store::count).
+//! counted by [`Store::count`](crate::Store::count), and each pass of the completer that meets it warns.
 //!
 //! # Clocks
 //!
@@ -50,6 +50,10 @@ use crate::seal::Place;
 use crate::store::{Change, Expected, Swap};
 use crate::trace::traced;
 use crate::{Answer, Content, Fingerprint, Held, Key, KeyId, Scope, Seal, Secret, Store, StoreError};
+
+mod completer;
+
+pub use completer::Completed;
 
 /// Any error of a phase.
 pub type PhaseError = Box<dyn std::error::Error + Send + Sync>;
@@ -100,17 +104,6 @@ enum Failure {
     Phase(PhaseError),
     Store(StoreError),
     Unreadable(serde_json::Error),
-}
-
-/// What a completer did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Completed {
-    /// Operations brought to their end.
-    pub done: u32,
-    /// Operations that failed again, and stay at their point.
-    pub failed: u32,
-    /// Operations left alone, because they have failed too often.
-    pub given_up: u32,
 }
 
 impl<P, S, O> Phased<P, S, O>
@@ -222,40 +215,6 @@ where
         task.await.unwrap_or(Err(OnceError::Panicked))
     }
 
-    /// Goes on with up to `limit` operations that a dead process, or a failed phase, has left.
-    pub async fn complete_unfinished(&self, limit: u32) -> Result<Completed, StoreError> {
-        let mut completed = Completed::default();
-        for id in self.store.unfinished(&self.name, limit).await? {
-            let entry = self.store.inspect(&id).await?;
-            if entry.is_some_and(|entry| entry.dated.row.fence >= self.attempts_max) {
-                completed.given_up += 1;
-                continue;
-            }
-            let Some(ticket) = self.store.resolve(&id, self.lease).await? else { continue };
-            let own = self.clone();
-            let work = traced(&id, Direction::Action, async move { Box::pin(own.go_on(ticket)).await });
-            match tokio::spawn(work).await {
-                Ok(Ok(_)) => completed.done += 1,
-                Ok(Err(error)) => {
-                    tracing::warn!(operation = %self.name, key = ?id, %error, "an operation failed again");
-                    completed.failed += 1;
-                }
-                Err(_) => completed.failed += 1,
-            }
-        }
-        Ok(completed)
-    }
-
-    /// Completes for ever, about once per `every`. Spawn it in any process that knows the phases.
-    pub async fn complete_forever(self, every: Duration) -> std::convert::Infallible {
-        loop {
-            tokio::time::sleep(every.mul_f64(0.5 + rand::random::<f64>())).await;
-            if let Err(error) = self.complete_unfinished(100).await {
-                tracing::warn!(operation = %self.name, %error, "unfinished operations could not be completed");
-            }
-        }
-    }
-
     /// Runs phase after phase from the ticket's recovery point.
     async fn go_on(self, mut ticket: Ticket) -> Result<Ran<O>, OnceError<PhaseError>> {
         let taken_over = ticket.fence() > 1;
@@ -286,8 +245,8 @@ where
             |what: &str| OnceError::Failed(PhaseError::from(format!("{what} of operation {:?}", self.name)));
         let point = ticket.row.point.as_ref().filter(|point| point.operation == self.name);
         let point = point.ok_or_else(|| lost("no recovery point"))?;
-        let phase = self.phases.iter().find(|(name, _)| *name == point.phase);
-        let (_, phase) =
+        let phase = self.find(&point.phase);
+        let phase =
             phase.ok_or_else(|| lost(&format!("no phase {:?} (of another release?)", point.phase)))?;
         let memo =
             self.seal.open(&point.memo, place(&ticket.id)).ok_or_else(|| lost("an unreadable seal"))?;
@@ -307,6 +266,10 @@ where
             }
             Err(_panic) => Err(OnceError::Panicked),
         }
+    }
+
+    fn find(&self, phase: &str) -> Option<&Phase<P, S, O>> {
+        self.phases.iter().find(|(name, _)| *name == phase).map(|(_, phase)| phase)
     }
 
     fn settle(&self, ticket: &Ticket, next: &Next<S, O>) -> Result<Put, serde_json::Error> {

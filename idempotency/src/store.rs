@@ -72,7 +72,8 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Counts rows by state.
     async fn count(&self) -> Result<Counts, StoreError>;
 
-    /// The ids of up to `limit` rows in doubt that have a recovery point of `operation`, for a completer.
+    /// The ids of up to `limit` rows in doubt that have a recovery point of `operation`, for a completer. Those of the
+    /// lowest fence, which were tried least often, come first: what fails for ever keeps nobody else from their turn.
     async fn unfinished(&self, operation: &str, limit: u32) -> Result<Vec<KeyId>, StoreError>;
 
     /// Asks for the right to run. One round trip unless others change the row at the same moment.
@@ -197,6 +198,12 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
         };
         Ok(if ours { Held::Yes } else { Held::Lost })
     }
+}
+
+/// The first `limit` of unfinished rows, for stores that have no order of their own.
+fn least_tried(mut found: Vec<(KeyId, u64)>, limit: u32) -> Vec<KeyId> {
+    found.sort_by_key(|(_, fence)| *fence);
+    found.into_iter().take(limit as usize).map(|(id, _)| id).collect()
 }
 
 /// A released undo leaves its action's row behind for at least this long.

@@ -56,6 +56,7 @@ where
         life::sweeping_never_takes_a_running_row,
         life::expiring_by_hand_spares_what_runs,
         life::a_recovery_point_is_kept_and_found,
+        life::what_was_tried_least_often_is_found_first,
         leases::a_second_claim_is_in_flight_for_the_rest_of_the_lease,
         leases::a_renewed_lease_lasts,
         leases::a_lease_that_ran_out_is_unknown,

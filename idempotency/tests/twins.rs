@@ -35,6 +35,8 @@ enum Bug {
     ForgetsRefusals,
     /// Rows in doubt are counted as running.
     CountsWrong,
+    /// Whatever has failed most often is found first.
+    StarvesTheNew,
 }
 
 #[derive(Clone, Debug)]
@@ -125,7 +127,11 @@ impl Store for Twin {
     }
 
     async fn unfinished(&self, operation: &str, limit: u32) -> Result<Vec<KeyId>, StoreError> {
-        self.store.unfinished(operation, limit).await
+        let mut found = self.store.unfinished(operation, limit).await?;
+        if self.bug == Bug::StarvesTheNew {
+            found.reverse();
+        }
+        Ok(found)
     }
 }
 
@@ -177,6 +183,7 @@ async fn the_suite_catches_every_twin_and_passes_the_original() {
         Bug::LosesPoint,
         Bug::ForgetsRefusals,
         Bug::CountsWrong,
+        Bug::StarvesTheNew,
     ];
     let suites = bugs.map(|bug| tokio::spawn(async move { (bug, passes(Some(bug)).await) }));
     for suite in suites {

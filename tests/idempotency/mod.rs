@@ -6,6 +6,7 @@ mod lost_answers;
 mod round_trips;
 mod settings;
 mod storm;
+mod unreadable;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -105,7 +105,7 @@ impl Store for MemoryStore {
         let rows = self.lock();
         let now = (self.clock)();
         let mine = |dated: &Dated| dated.row.point.as_ref().is_some_and(|point| point.operation == operation);
-        let ids = rows.iter().filter(|(_, dated)| dated.in_doubt(now) && mine(dated));
-        Ok(ids.take(limit as usize).map(|(id, _)| *id).collect())
+        let found = rows.iter().filter(|(_, dated)| dated.in_doubt(now) && mine(dated));
+        Ok(super::least_tried(found.map(|(id, dated)| (*id, dated.row.fence)).collect(), limit))
     }
 }

@@ -183,25 +183,20 @@ impl Store for RedisStore {
     /// Reads every key with this store's prefix: for people, not for a hot path.
     async fn count(&self) -> Result<Counts, StoreError> {
         let mut counts = Counts::default();
-        self.each(|_, dated, now| {
-            counts.add(&dated.row, dated.in_doubt(now), 1);
-            true
-        })
-        .await?;
+        self.each(|_, dated, now| counts.add(&dated.row, dated.in_doubt(now), 1)).await?;
         Ok(counts)
     }
 
     /// Reads every key with this store's prefix.
     async fn unfinished(&self, operation: &str, limit: u32) -> Result<Vec<KeyId>, StoreError> {
-        let mut ids = Vec::new();
+        let mut found = Vec::new();
         self.each(|id, dated, now| {
             if dated.in_doubt(now) && dated.row.point.is_some_and(|point| point.operation == operation) {
-                ids.push(id);
+                found.push((id, dated.row.fence));
             }
-            ids.len() < limit as usize
         })
         .await?;
-        Ok(ids)
+        Ok(super::least_tried(found, limit))
     }
 }
 

@@ -161,3 +161,24 @@ pub(super) async fn a_recovery_point_is_kept_and_found(bench: &Bench) {
     assert_eq!(bench.two.complete(&ticket, Verdict::Applied, answer("a"), KEEP).await.unwrap(), Held::Yes);
     assert!(bench.two.unfinished(&operation, 10).await.unwrap().is_empty(), "it is done");
 }
+
+pub(super) async fn what_was_tried_least_often_is_found_first(bench: &Bench) {
+    let operation = fresh_id().to_hex();
+    let point = || {
+        let memo = bytes::Bytes::from_static(b"state");
+        Some(Point { operation: operation.clone(), phase: "created".to_owned(), memo })
+    };
+    let mut ids = Vec::new();
+    // The one that was tried most often has been in doubt for the longest time.
+    for tries in (1..=3).rev() {
+        let id = fresh_id();
+        for _ in 0..tries {
+            let request = again(ClaimRequest { point: point(), ..request(id) });
+            let ticket = acquire(&bench.one, &request).await;
+            assert_eq!(bench.one.abandon(&ticket).await.unwrap(), Held::Yes);
+        }
+        ids.insert(0, id);
+    }
+    assert_eq!(bench.two.unfinished(&operation, 10).await.unwrap(), ids);
+    assert_eq!(bench.two.unfinished(&operation, 2).await.unwrap(), ids[..2]);
+}

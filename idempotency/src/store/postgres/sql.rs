@@ -118,7 +118,7 @@ pub(super) const COUNT: &str = "SELECT \
      FROM idempotency.keys WHERE expires_at IS NULL OR expires_at > now()";
 
 pub(super) const UNFINISHED: &str = "SELECT id FROM idempotency.keys WHERE running AND operation = $1 \
-     AND lease_until <= clock_timestamp() ORDER BY lease_until LIMIT $2";
+     AND lease_until <= clock_timestamp() ORDER BY fence, lease_until LIMIT $2";
 
 pub(super) const SETTINGS: &str = "SELECT current_setting('fsync') AS fsync, \
      current_setting('full_page_writes') AS full_page_writes, \

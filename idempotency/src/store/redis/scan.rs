@@ -3,10 +3,10 @@
 use super::*;
 
 impl RedisStore {
-    /// Calls `visit` with every row until it answers `false`.
+    /// Calls `visit` with every row that can be read.
     pub(super) async fn each(
         &self,
-        mut visit: impl FnMut(KeyId, Dated, Time) -> bool + Send,
+        mut visit: impl FnMut(KeyId, Dated, Time) + Send,
     ) -> Result<(), StoreError> {
         let pattern = format!("{}*", self.prefix);
         for (node, info) in self.link.info().await? {
@@ -18,10 +18,13 @@ impl RedisStore {
                 let (next, keys) = self.link.scan(&node, at, &pattern).await?;
                 for key in keys {
                     let Some(id) = key.strip_prefix(&self.prefix).and_then(KeyId::from_hex) else { continue };
-                    if let (Some(dated), now) = self.read(&id).await?
-                        && !visit(id, dated, now)
-                    {
-                        return Ok(());
+                    match self.read(&id).await {
+                        Ok((Some(dated), now)) => visit(id, dated, now),
+                        Ok((None, _)) => {}
+                        Err(error) if error.kind() == StoreErrorKind::Corrupt => {
+                            tracing::warn!(key = ?id, %error, "a row is passed over");
+                        }
+                        Err(error) => return Err(error),
                     }
                 }
                 if next == 0 {

@@ -72,5 +72,5 @@ pub(super) const COUNT: &str = concat!(
 pub(super) const UNFINISHED: &str = concat!(
     "SELECT id FROM idempotency_keys WHERE operation = ?1 AND running AND lease_until <= ",
     now!(),
-    " ORDER BY lease_until LIMIT ?2"
+    " ORDER BY fence, lease_until LIMIT ?2"
 );
