@@ -25,7 +25,8 @@
 //!
 //! A phase that fails leaves the operation at its point; the caller gets the error, and the completer tries
 //! again. After [`attempts_max`](Phased::attempts_max) claims it is left alone, in doubt, for a person: it is
-//! counted by [`Store::count`](crate::Store::count), and each pass of the completer that meets it warns.
+//! counted by [`Store::count`](crate::Store::count), and each pass of the completer that meets it warns. Whoever
+//! goes on with an operation is told by [`Cx::in_doubt`] that its phase may have been begun before.
 //!
 //! # Clocks
 //!

@@ -261,6 +261,20 @@ async fn fail(place: &Place, key: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_goes_on_is_told_of_the_doubt() {
+    let shop = Shop::open().await;
+    let (store, healed, doubts) = (shop.store().await, Arc::default(), Doubts::default());
+    let place = failing(&store, "charge", &healed, &doubts);
+    for key in ["by the completer", "by a duplicate"] {
+        fail(&place, key).await;
+    }
+    healed.store(true, Ordering::SeqCst);
+    place.run(&Key::new("by a duplicate").unwrap(), order()).await.unwrap();
+    assert_eq!(place.complete_unfinished(10).await.unwrap().done, 1);
+    assert_eq!(*doubts.lock().unwrap(), [false, false, true, true]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_given_up_keeps_nobody_else_waiting() {
     let shop = Shop::open().await;
     let (store, healed) = (shop.store().await, Arc::default());

@@ -41,11 +41,20 @@ pub(crate) enum Said {
 
 impl Execution {
     pub(crate) fn new(secret: &Secret, ticket: &Ticket, action_answer: Option<Bytes>) -> Self {
+        Self::with(secret, ticket, ticket.in_doubt(), action_answer)
+    }
+
+    /// One that is put to a hook: its ticket is of whoever will know what happened, and has no doubt.
+    pub(crate) fn in_question(secret: &Secret, ticket: &Ticket, action_answer: Option<Bytes>) -> Self {
+        Self::with(secret, ticket, true, action_answer)
+    }
+
+    fn with(secret: &Secret, ticket: &Ticket, in_doubt: bool, action_answer: Option<Bytes>) -> Self {
         Self(Arc::new(Inner {
             id: *ticket.id(),
             direction: ticket.direction(),
             fence: ticket.fence(),
-            in_doubt: ticket.in_doubt(),
+            in_doubt,
             action_answer,
             secret: secret.clone(),
             lost: AtomicBool::new(false),

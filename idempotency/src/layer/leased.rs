@@ -162,7 +162,7 @@ async fn reconcile(
 ) {
     let Some(hook) = &settings.reconcile else { return };
     let Ok(Some(ticket)) = store.resolve(&request.id, settings.lease).await else { return };
-    let execution = Execution::new(&settings.secret, &ticket, action_answer(settings, job, &ticket));
+    let execution = Execution::in_question(&settings.secret, &ticket, action_answer(settings, job, &ticket));
     let question = Question { execution: execution.clone(), request: parts.clone(), body: job.body.clone() };
     let answer = AssertUnwindSafe(hook(question)).catch_unwind();
     let found = hold(store, &ticket, execution.lost_flag(), answer).await.unwrap_or(Reconciled::Unknown);

@@ -6,8 +6,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Phased;
-use crate::claim::{Direction, Ticket};
+use crate::claim::{Claim, ClaimRequest, Decision, Direction, InDoubt, Ticket, decide};
 use crate::row::Entry;
+use crate::store::{Change, Expected, Swap};
 use crate::trace::traced;
 use crate::{KeyId, Store, StoreError, StoreErrorKind};
 
@@ -91,17 +92,28 @@ where
         }
     }
 
-    /// Claims an operation in doubt, unless that would spend an attempt in vain.
+    /// Claims an operation in doubt as a repeated request does, unless that would spend an attempt in vain.
     async fn take_over(&self, id: &KeyId) -> Result<Found, StoreError> {
         let entry = self.store.inspect(id).await?.filter(Entry::in_doubt);
-        let Some(Entry { dated, .. }) = entry else { return Ok(Found::Gone) };
-        let Some(point) = &dated.row.point else { return Ok(Found::Gone) };
+        let Some(Entry { dated, now, .. }) = entry else { return Ok(Found::Gone) };
+        let (Some(point), Some(print)) = (&dated.row.point, dated.row.action_print) else {
+            return Ok(Found::Gone);
+        };
         if dated.row.fence >= self.attempts_max {
             return Ok(Found::GivenUp);
         }
         if self.find(&point.phase).is_none() {
             return Ok(Found::Foreign);
         }
-        Ok(self.store.resolve(id, self.lease).await?.map_or(Found::Gone, Found::Ours))
+        let request =
+            ClaimRequest { lease: self.lease, in_doubt: InDoubt::RunAgain, ..ClaimRequest::new(*id, print) };
+        let Decision::Write { put, then } = decide(Some(&dated), &request, now) else {
+            return Ok(Found::Gone);
+        };
+        let swap = self.store.swap(id, &Expected::exactly(&dated), &Change::Put(*put)).await?;
+        Ok(match (swap, *then) {
+            (Swap::Done, Claim::Acquired(ticket)) => Found::Ours(ticket),
+            _ => Found::Gone,
+        })
     }
 }

@@ -201,6 +201,7 @@ async fn a_hook_settles_what_is_in_doubt() {
         let hook = found.clone();
         let layer = layer(&MemoryStore::new()).reconcile(move |question| {
             assert_eq!(question.execution.direction(), Direction::Action);
+            assert!(question.execution.in_doubt());
             assert_eq!(question.body, "5");
             let found = hook.clone();
             async move { found }
