@@ -142,8 +142,9 @@ impl IdempotencyLayer<Leased> {
         self
     }
 
-    /// Asks `hook` about a key in doubt before anything else is done about it. While it looks, the claim is
-    /// held: `NotApplied` must be true of an attempt that was sent and may still arrive, too.
+    /// Asks `hook` about a key in doubt before anything else is done about it; what it does not know is left to
+    /// [`in_doubt`](Self::in_doubt) and [`undo_by_key`](Self::undo_by_key). While it looks, the claim is held:
+    /// `NotApplied` must be true of an attempt that was sent and may still arrive, too.
     pub fn reconcile<F, O>(mut self, hook: F) -> Self
     where
         F: Fn(Question) -> O + Send + Sync + 'static,

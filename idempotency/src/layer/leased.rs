@@ -18,12 +18,15 @@ use super::execution::Execution;
 use super::problem::Problem;
 use super::request::Job;
 use super::service::{Carrier, Guarantee, mark};
-use super::{IdempotencyLayer, Question, Reconciled, Settings, grpc, replay};
+use super::{IdempotencyLayer, Question, Reconcile, Reconciled, Settings, grpc, replay};
 use crate::flights::{Boarding, Flight, Flights};
 use crate::headers::Status;
 use crate::leased::{self, End, hold};
 use crate::metrics::{self, Outcome};
-use crate::{Answer, Claim, ClaimRequest, Content, Direction, Held, Kept, Ruling, Store, Ticket, Verdict};
+use crate::{
+    Answer, Claim, ClaimRequest, Content, Direction, Held, InDoubt, Kept, Ruling, Store, StoreError, Ticket,
+    Verdict,
+};
 
 /// The leased guarantee: see [`crate::leased`].
 #[derive(Clone, Debug)]
@@ -59,37 +62,49 @@ impl Guarantee for Leased {
                 Ok(flight) => flight,
                 Err(after) => return Ok(in_flight(settings, after)),
             };
-            let request = job.claim(settings);
+            let hook = settings.reconcile.as_ref().filter(|_| !asked);
+            let mut request = job.claim(settings);
+            if hook.is_some() {
+                // Nothing else is done about a doubt before the hook was asked.
+                (request.in_doubt, request.undo_by_key) = (InDoubt::Unknown, false);
+            }
             let claim = match leased::claim(store, &request).await {
                 Ok(claim) => claim,
                 Err(_) if settings.fail_open => return unprotected(job.request(parts), inner).await,
-                Err(_) => {
-                    metrics::count(Outcome::StoreError);
-                    return Ok(settings.problem(Problem::store_unavailable()));
-                }
+                Err(_) => return Ok(unavailable(settings)),
             };
-            match claim {
-                Claim::Acquired(ticket) => {
+            match (claim, hook) {
+                (Claim::Acquired(ticket), _) => {
                     let run = Run { settings, store, job: &job, ticket: &ticket };
                     let result = Box::pin(run.handler(inner, job.request(parts))).await;
                     drop(flight);
                     return result;
                 }
-                Claim::InFlight { retry_after } => {
+                (Claim::InFlight { retry_after }, _) => {
                     drop(flight);
                     if !waiting.pause().await {
                         return Ok(in_flight(settings, retry_after));
                     }
                 }
-                Claim::Unknown { .. } if settings.reconcile.is_some() && !asked => {
-                    asked = true;
+                (Claim::Unknown { .. }, Some(hook)) => {
                     drop(flight);
-                    reconcile(settings, store, &job, &parts, &request).await;
+                    asked = match reconcile(settings, store, &job, &parts, hook).await {
+                        Ok(asked) => asked,
+                        Err(error) => {
+                            tracing::warn!(key = ?job.id, %error, "a key in doubt could not be put to the hook");
+                            return Ok(unavailable(settings));
+                        }
+                    };
                 }
-                claim => return Ok(answered(settings, &job, claim, waiting.has_waited)),
+                (claim, _) => return Ok(answered(settings, &job, claim, waiting.has_waited)),
             }
         }
     }
+}
+
+fn unavailable(settings: &Settings) -> Response<Body> {
+    metrics::count(Outcome::StoreError);
+    settings.problem(Problem::store_unavailable())
 }
 
 fn in_flight(settings: &Settings, after: Duration) -> Response<Body> {
@@ -152,16 +167,16 @@ where
     Ok(mark(response.map(Body::stream), Status::Unprotected))
 }
 
-/// Puts a key in doubt to the user's hook, and settles it by what the hook knows.
+/// Puts a key in doubt to the user's hook, and settles it by what the hook knows. `false` if somebody else has taken
+/// it up meanwhile.
 async fn reconcile(
     settings: &Settings,
     store: &Arc<dyn Store>,
     job: &Job,
     parts: &Parts,
-    request: &ClaimRequest,
-) {
-    let Some(hook) = &settings.reconcile else { return };
-    let Ok(Some(ticket)) = store.resolve(&request.id, settings.lease).await else { return };
+    hook: &Reconcile,
+) -> Result<bool, StoreError> {
+    let Some(ticket) = store.resolve(&job.id, settings.lease).await? else { return Ok(false) };
     let execution = Execution::in_question(&settings.secret, &ticket, action_answer(settings, job, &ticket));
     let question = Question { execution: execution.clone(), request: parts.clone(), body: job.body.clone() };
     let answer = AssertUnwindSafe(hook(question)).catch_unwind();
@@ -179,6 +194,7 @@ async fn reconcile(
     };
     // Whether it still held does not matter here: the claim that follows sees what is stored.
     let _ = leased::end(store, &ticket, &end).await;
+    Ok(true)
 }
 
 /// The body of the action's answer, for its compensation.
@@ -290,7 +306,7 @@ impl Run<'_> {
 
     /// The claim was taken over: there must be one answer to a key, and it is not this one.
     async fn lost(&self) -> Response<Body> {
-        let request = ClaimRequest { in_doubt: crate::InDoubt::Unknown, ..self.job.claim(self.settings) };
+        let request = ClaimRequest { in_doubt: InDoubt::Unknown, ..self.job.claim(self.settings) };
         match leased::claim(self.store, &request).await {
             // The one who took over has given it back, so nobody holds it: this attempt's outcome is lost.
             Ok(Claim::Acquired(ticket)) => {

@@ -191,11 +191,15 @@ async fn a_panic_is_caught_and_leaves_doubt() {
 
 #[tokio::test]
 async fn a_hook_settles_what_is_in_doubt() {
-    for (found, status, runs) in [
-        (Reconciled::Applied(Answer::new(201, "found")), 201, 1),
-        (Reconciled::Rejected(Answer::new(402, "declined")), 402, 1),
-        (Reconciled::NotApplied, 201, 2),
-        (Reconciled::Unknown, 409, 1),
+    // What the hook does not know is for the setting to decide, and nothing else is.
+    for (found, in_doubt, status, runs) in [
+        (Reconciled::Applied(Answer::new(201, "found")), InDoubt::Unknown, 201, 1),
+        (Reconciled::Applied(Answer::new(201, "found")), InDoubt::RunAgain, 201, 1),
+        (Reconciled::Rejected(Answer::new(402, "declined")), InDoubt::Unknown, 402, 1),
+        (Reconciled::Rejected(Answer::new(402, "declined")), InDoubt::RunAgain, 402, 1),
+        (Reconciled::NotApplied, InDoubt::Unknown, 201, 2),
+        (Reconciled::Unknown, InDoubt::Unknown, 409, 1),
+        (Reconciled::Unknown, InDoubt::RunAgain, 201, 2),
     ] {
         let effects = Effects::default();
         let hook = found.clone();
@@ -206,18 +210,34 @@ async fn a_hook_settles_what_is_in_doubt() {
             let found = hook.clone();
             async move { found }
         });
-        let app = app(layer, &effects);
+        let app = app(layer.in_doubt(in_doubt), &effects);
         send(&app, request("/charges", Some("k")).header("x-answer", "500"), "5").await;
         let mut answers = Vec::new();
         for _ in 0..2 {
             answers.push(send(&app, request("/charges", Some("k")), "5").await);
         }
         for got in &answers {
-            assert_eq!(got.status, status, "{found:?}");
+            assert_eq!(got.status, status, "{found:?} {in_doubt:?}");
         }
         assert_eq!(answers[0].body, answers[1].body);
-        assert_eq!(effects.count(), runs, "{found:?}");
+        assert_eq!(effects.count(), runs, "{found:?} {in_doubt:?}");
     }
+}
+
+#[tokio::test]
+async fn a_hook_is_asked_before_a_compensation_undoes_by_key() {
+    use crate::saga::call;
+    let effects = Effects::default();
+    let layer = layer(&MemoryStore::new()).barrier().undo_by_key().reconcile(|question| async move {
+        assert_eq!(question.execution.direction(), Direction::Action);
+        Reconciled::NotApplied
+    });
+    let app = app(layer, &effects);
+    let failed = send(&app, call("/charges", "action").header("x-answer", "500"), "5").await;
+    assert_eq!((failed.word(), effects.count()), ("unknown", 1));
+    let undone = send(&app, call("/charges", "compensation"), "undo").await;
+    assert_eq!((undone.word(), effects.count()), ("nothing-to-undo", 1));
+    assert_eq!(send(&app, call("/charges", "action"), "5").await.status, 410);
 }
 
 /// A store that can be switched off, or loses the answers of what it has done.
@@ -233,6 +253,8 @@ enum Fault {
     Down,
     /// So many operations take effect and their answers are lost.
     LoseAnswers(u32),
+    /// So many more operations are answered, and the next one is not.
+    Skip(u32),
 }
 
 impl Faulty {
@@ -253,8 +275,14 @@ impl Faulty {
 impl Store for Faulty {
     async fn swap(&self, id: &KeyId, expected: &Expected, change: &Change) -> Result<Swap, StoreError> {
         let fault = *self.fault.lock().unwrap();
-        if fault == Fault::Down {
-            return Err(Self::down());
+        match fault {
+            Fault::Down => return Err(Self::down()),
+            Fault::Skip(0) => {
+                self.set(Fault::None);
+                return Err(Self::down());
+            }
+            Fault::Skip(n) => self.set(Fault::Skip(n - 1)),
+            Fault::None | Fault::LoseAnswers(_) => {}
         }
         let swap = self.inner.swap(id, expected, change).await?;
         if let Fault::LoseAnswers(n) = fault {
@@ -292,6 +320,20 @@ async fn a_store_that_is_down_means_503_and_the_handler_is_not_entered() {
     assert_eq!(effects.count(), 0);
     store.set(Fault::None);
     assert_eq!(send(&app, request("/charges", Some("k")), "5").await.status, 201);
+}
+
+#[tokio::test]
+async fn a_hook_that_cannot_be_asked_lets_nothing_run() {
+    let (effects, store) = (Effects::default(), Faulty::new());
+    let layer = faulty(&store).in_doubt(InDoubt::RunAgain);
+    let app = app(layer.reconcile(|_| async { Reconciled::Applied(Answer::new(201, "found")) }), &effects);
+    send(&app, request("/charges", Some("k")).header("x-answer", "500"), "5").await;
+    // It answers the claim, and then not whether the question may be put.
+    store.set(Fault::Skip(1));
+    let got = send(&app, request("/charges", Some("k")), "5").await;
+    assert_eq!((got.status, got.word(), effects.count()), (503, "not-begun", 1));
+    let got = send(&app, request("/charges", Some("k")), "5").await;
+    assert_eq!((got.body.as_str(), effects.count()), ("found", 1));
 }
 
 #[tokio::test]
