@@ -8,13 +8,16 @@
 //! | answer | outcome |
 //! |---|---|
 //! | connection refused | `NotApplied` |
-//! | 2xx, 3xx | `Applied` |
+//! | 2xx; 303 and others marked `kept` | `Applied` |
 //! | 4xx marked `kept` | `Rejected` |
 //! | `too-late` | `Rejected` |
 //! | marked `not-begun` or `not-applied` | `NotApplied` |
 //! | `mismatch` | `Mismatch` |
 //! | 409 `in-flight` | `Unknown`, with its `Retry-After` |
-//! | anything else: bare 429, 503, 5xx, 4xx that nobody marked, a broken answer | `Unknown` |
+//! | anything else: bare 429, 503, 5xx, 4xx or 308 that nobody marked, a broken answer | `Unknown` |
+//!
+//! A redirect is not followed ([`Http`]). Unmarked it says that the request is wanted elsewhere, and most often comes
+//! from a proxy that has not let it through; only 303 is how a service answers what it has done.
 
 use std::time::Duration;
 
@@ -30,7 +33,7 @@ use crate::headers::{IDEMPOTENCY_KEY, Status};
 mod send;
 
 #[cfg(feature = "reqwest")]
-pub use send::{Retries, Send};
+pub use send::{Http, Retries, Send};
 
 /// What became of a call, as far as the caller can know.
 #[derive(Debug)]
@@ -85,8 +88,9 @@ pub fn read(status: StatusCode, headers: &HeaderMap) -> Reading {
         Some(Status::InFlight | Status::Unknown) => Reading::Unknown,
         Some(Status::NothingToUndo | Status::NeverApplied | Status::Undone) => Reading::Applied,
         Some(Status::Kept) if status.is_client_error() => Reading::Rejected,
+        Some(Status::Kept | Status::Unprotected) if status.is_redirection() => Reading::Applied,
         Some(Status::Kept | Status::Unprotected) | None => match status.as_u16() {
-            200..=399 => Reading::Applied,
+            200..=299 | 303 => Reading::Applied,
             _ => Reading::Unknown,
         },
     }
@@ -207,6 +211,7 @@ mod tests {
         #[rustfmt::skip]
         let table = [
             (200, None, Applied), (303, None, Applied), (201, Some(Status::Kept), Applied),
+            (301, None, Unknown), (308, None, Unknown), (308, Some(Status::Kept), Applied),
             (402, Some(Status::Kept), Rejected), (402, None, Unknown), (422, None, Unknown),
             (422, Some(Status::Mismatch), Mismatch), (410, Some(Status::TooLate), Rejected),
             (409, Some(Status::InFlight), Unknown), (409, Some(Status::Unknown), Unknown), (409, None, Unknown),

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use idempotency::Key;
 use idempotency::barrier::Call;
-use idempotency::client::{Outcome, Send};
+use idempotency::client::{Http, Outcome, Send};
 use reqwest::Response;
 use saga_core::saga::builder::BadDefinition;
 use saga_core::{Cx, Definition, Retry, StepError, step};
@@ -29,7 +29,7 @@ use super::service::{Demand, Receipt, Refusal};
 /// What the steps need: the way to the services.
 #[derive(Clone, Debug)]
 pub struct Shop {
-    http: reqwest::Client,
+    http: Http,
     services: Services,
 }
 
@@ -94,7 +94,7 @@ async fn ship(cx: Cx<Shop>, (order, _): (Order, Receipt)) -> Result<Receipt, Ste
 async fn ask(cx: &Cx<Shop>, url: String, order: &Order) -> Result<Receipt, StepError> {
     let request = cx.state().http.post(url).json(&Demand { order: order.id.clone(), cents: order.amount });
     let call = call(cx)?;
-    match Send::new(Key::new(cx.key())?).call(call).request(request).await {
+    match Send::new(Key::new(cx.key())?).call(call).request(&cx.state().http, request).await {
         // A receipt that does not arrive whole is an answer that was lost: unknown, by `?`.
         Outcome::Applied(response) => Ok(response.json().await?),
         Outcome::Rejected(response) => Err(StepError::rejected(reason(response).await)),
@@ -127,14 +127,9 @@ async fn reason(response: Response) -> String {
 impl Shop {
     /// A shop whose services are there.
     pub fn new(services: Services) -> Result<Self, reqwest::Error> {
-        // Redirects and proxies have no place between a step and its service.
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .tcp_nodelay(true)
-            .timeout(Duration::from_secs(10))
-            .build()?;
-        Ok(Self { http, services })
+        // A proxy has no place between a step and its service.
+        let http = reqwest::Client::builder().no_proxy().tcp_nodelay(true).timeout(Duration::from_secs(10));
+        Ok(Self { http: Http::new(http)?, services })
     }
 }
 

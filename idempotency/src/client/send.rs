@@ -2,20 +2,59 @@
 
 use std::time::Duration;
 
+use reqwest::{Client, ClientBuilder, redirect, retry};
+
 use super::{Outcome, sign};
 use crate::Key;
 use crate::barrier::Call;
+
+/// A reqwest client that sends a request as it is, once: it follows no redirect and repeats nothing by itself.
+///
+/// A client that does tells only of the last request it made. If that was refused a connection, nothing is known about
+/// the first one, which may have taken effect; if it was answered with a page, that is nobody's answer to the call.
+///
+/// ```
+/// # fn main() -> Result<(), reqwest::Error> {
+/// use std::time::Duration;
+///
+/// use idempotency::client::Http;
+///
+/// let http = Http::new(reqwest::Client::builder().timeout(Duration::from_secs(10)))?;
+/// let request = http.post("http://payments/charges").body("500");
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Http(Client);
+
+impl Http {
+    /// With these settings, whatever they say about redirects and retries.
+    ///
+    /// # Errors
+    /// As [`ClientBuilder::build`].
+    pub fn new(settings: ClientBuilder) -> Result<Self, reqwest::Error> {
+        settings.redirect(redirect::Policy::none()).retry(retry::never()).build().map(Self)
+    }
+}
+
+impl std::ops::Deref for Http {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.0
+    }
+}
 
 /// One call under one key, sent as often as it takes.
 ///
 /// ```no_run
 /// # async fn charge() -> Result<(), Box<dyn std::error::Error>> {
 /// use idempotency::Key;
-/// use idempotency::client::{Outcome, Retries, Send};
+/// use idempotency::client::{Http, Outcome, Retries, Send};
 ///
-/// let http = reqwest::Client::new();
+/// let http = Http::new(reqwest::Client::builder())?;
 /// let request = http.post("http://payments/charges").json(&serde_json::json!({ "cents": 500 }));
-/// match Send::new(Key::new("0192f3a1/charge/action")?).retries(Retries::default()).request(request).await {
+/// let send = Send::new(Key::new("0192f3a1/charge/action")?).retries(Retries::default());
+/// match send.request(&http, request).await {
 ///     Outcome::Applied(response) => println!("charged: {}", response.text().await?),
 ///     Outcome::Rejected(response) => println!("declined: {}", response.status()),
 ///     Outcome::NotApplied { why, .. } => println!("nothing happened: {why}"),
@@ -77,13 +116,12 @@ impl Send {
         self
     }
 
-    /// Sends the request.
+    /// Sends the request by `http`, whichever client it was made with.
     ///
     /// Once an attempt's outcome was unknown, a later refused connection does not make it "not applied": the
     /// doubt stays until the server has answered by the key.
-    pub async fn request(self, request: reqwest::RequestBuilder) -> Outcome<reqwest::Response> {
-        let (client, request) = request.build_split();
-        let mut request = match request {
+    pub async fn request(self, http: &Http, request: reqwest::RequestBuilder) -> Outcome<reqwest::Response> {
+        let mut request = match request.build() {
             Ok(request) => request,
             Err(error) => return Outcome::NotApplied { retry_after: None, why: error.to_string() },
         };
@@ -98,11 +136,12 @@ impl Send {
                 Some(copy) => (copy, attempt < self.retries.attempts_max),
                 None => (std::mem::replace(&mut request, nothing()), false),
             };
-            let outcome = match client.execute(now).await {
+            let outcome = match http.execute(now).await {
                 Ok(response) => {
                     let headers = response.headers().clone();
                     Outcome::of(response.status(), &headers, response)
                 }
+                // Sent once: this connection would have been the first one's.
                 Err(error) if error.is_connect() || error.is_builder() => {
                     Outcome::NotApplied { retry_after: None, why: cause(&error) }
                 }

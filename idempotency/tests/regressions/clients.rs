@@ -3,10 +3,11 @@
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
+use axum::extract::Path;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use idempotency::Key;
-use idempotency::client::{Outcome, Retries, Send};
+use idempotency::client::{Http, Outcome, Retries, Send};
 
 /// Every attempt of one call carries one key; what a died process retries, its caller names.
 #[tokio::test]
@@ -27,7 +28,8 @@ async fn one_key_for_all_attempts() {
         );
     let retries = Retries { pause: std::time::Duration::from_millis(1), ..Retries::default() };
     let send = Send::new(Key::new("order-1/charge").unwrap()).retries(retries);
-    let outcome = send.request(reqwest::Client::new().post(&url)).await;
+    let http = Http::new(reqwest::Client::builder()).unwrap();
+    let outcome = send.request(&http, http.post(&url)).await;
     assert!(matches!(outcome, Outcome::Applied(_)), "{outcome:?}");
     assert_eq!(*keys.lock().unwrap(), ["\"order-1/charge\""; 3]);
     server.abort();
@@ -38,7 +40,7 @@ async fn one_key_for_all_attempts() {
 async fn doubt_survives_a_refused_connection() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/charges", listener.local_addr().unwrap());
-    let client = reqwest::Client::new();
+    let http = Http::new(reqwest::Client::builder()).unwrap();
     // The first connection is taken, and broken once the request has come; the later ones find nobody.
     let server = tokio::spawn(async move {
         let (mut socket, _) = listener.accept().await.unwrap();
@@ -48,9 +50,44 @@ async fn doubt_survives_a_refused_connection() {
     });
     let retries = Retries { pause: std::time::Duration::from_millis(1), ..Retries::default() };
     let doubtful =
-        Send::new(Key::random()).retries(retries).request(client.post(&url).body("x".repeat(100))).await;
+        Send::new(Key::random()).retries(retries).request(&http, http.post(&url).body("x".repeat(100))).await;
     assert!(matches!(doubtful, Outcome::Unknown { .. }), "{doubtful:?}");
     server.await.unwrap();
-    let refused = Send::new(Key::random()).retries(retries).request(client.post(&url)).await;
+    let refused = Send::new(Key::random()).retries(retries).request(&http, http.post(&url)).await;
     assert!(matches!(refused, Outcome::NotApplied { .. }), "{refused:?}");
+}
+
+/// What an answer points to is not the effect, and that nobody is there says nothing about it. Nor is what became of
+/// the last of several requests what became of the call.
+#[tokio::test]
+async fn a_request_is_sent_once_and_its_redirect_not_followed() {
+    let bind = || tokio::net::TcpListener::bind("127.0.0.1:0");
+    let nowhere = format!("http://{}/", bind().await.unwrap().local_addr().unwrap());
+    let asked: Arc<Mutex<u32>> = Arc::default();
+    let seen = asked.clone();
+    let handler = move |Path(status): Path<u16>| async move {
+        *seen.lock().unwrap() += 1;
+        (StatusCode::from_u16(status).unwrap(), [("location", nowhere)])
+    };
+    let listener = bind().await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let app = Router::new().route("/{status}", post(handler));
+    let server = tokio::spawn(async move { axum::serve(listener, app).await });
+    let again = reqwest::retry::for_host("127.0.0.1").classify_fn(|sent| match sent.status() {
+        Some(status) if status == 503 => sent.retryable(),
+        _ => sent.success(),
+    });
+    let follows = reqwest::redirect::Policy::limited(10);
+    let http = Http::new(reqwest::Client::builder().redirect(follows).retry(again)).unwrap();
+    let send =
+        async |status| Send::new(Key::random()).request(&http, http.post(format!("{url}/{status}"))).await;
+    let done = send(303).await;
+    assert!(matches!(&done, Outcome::Applied(answer) if answer.status() == 303), "{done:?}");
+    // A proxy's on the way, which has not let the request through.
+    for status in [301, 302, 307, 308, 503] {
+        let unclear = send(status).await;
+        assert!(matches!(unclear, Outcome::Unknown { .. }), "{status}: {unclear:?}");
+    }
+    assert_eq!(*asked.lock().unwrap(), 6);
+    server.abort();
 }
