@@ -153,7 +153,8 @@ pub fn sign(headers: &mut HeaderMap, key: &Key, call: Option<&Call>) {
     }
 }
 
-/// A [`tower::Layer`](tower_layer::Layer) that gives every request a key, and keeps it across retries.
+/// A [`tower::Layer`](tower_layer::Layer) that gives every request a key, and keeps it across retries. Requests that
+/// only read (GET, HEAD, …) need none, unless they are a saga's.
 ///
 /// Put it *outside* the layer that retries: what is retried then carries its key already. The key is taken from
 /// the request's extensions (a [`Key`], and a [`Call`] for a saga's headers), or else made up, which protects
@@ -183,9 +184,10 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for Client<S> {
     }
 
     fn call(&mut self, mut request: Request<B>) -> S::Future {
-        if !request.method().is_safe() {
+        let call = request.extensions().get::<Call>().cloned();
+        // A saga may settle by a GET.
+        if call.is_some() || !request.method().is_safe() {
             let key = request.extensions().get::<Key>().cloned().unwrap_or_else(Key::random);
-            let call = request.extensions().get::<Call>().cloned();
             sign(request.headers_mut(), &key, call.as_ref());
         }
         self.0.call(request)

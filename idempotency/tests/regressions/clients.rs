@@ -1,5 +1,6 @@
 //! What a client does over several attempts.
 
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -7,7 +8,7 @@ use axum::extract::Path;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use idempotency::Key;
-use idempotency::client::{Http, Outcome, Retries, Send};
+use idempotency::client::{ClientLayer, Http, Outcome, Retries, Send};
 
 /// Every attempt of one call carries one key; what a died process retries, its caller names.
 #[tokio::test]
@@ -90,4 +91,30 @@ async fn a_request_is_sent_once_and_its_redirect_not_followed() {
     }
     assert_eq!(*asked.lock().unwrap(), 6);
     server.abort();
+}
+
+/// What makes a call a saga's is its headers, whatever its method is.
+#[tokio::test]
+async fn a_settlement_by_get_says_that_it_is_one() {
+    use idempotency::Direction;
+    use idempotency::barrier::Call;
+    use tower::{Layer, ServiceExt};
+    let seen = |request: http::Request<()>| std::future::ready(Ok::<_, Infallible>(request.into_parts().0));
+    let client = ClientLayer.layer(tower::service_fn(seen));
+    let call = Call {
+        run: "0192f3a1-0000-7000-8000-000000000001".parse().unwrap(),
+        step: "charge".into(),
+        occurrence: 0,
+        direction: Direction::Settle,
+        attempt: 1,
+    };
+    let read = |parts: &http::request::Parts| {
+        Call::read(|name| parts.headers.get(name).map(http::HeaderValue::as_bytes)).unwrap()
+    };
+    let plain = http::Request::get("/charges").body(()).unwrap();
+    let sent = client.clone().oneshot(plain).await.unwrap();
+    assert_eq!((sent.headers.len(), read(&sent)), (0, None), "a read needs no key");
+    let settlement = http::Request::get("/charges").extension(call.clone()).body(()).unwrap();
+    let sent = client.oneshot(settlement).await.unwrap();
+    assert_eq!(read(&sent), Some(call));
 }
