@@ -37,7 +37,7 @@
 
 mod blobs;
 mod cipher;
-mod envelope;
+pub(crate) mod envelope;
 #[cfg(feature = "seal")]
 mod keyring;
 
@@ -51,7 +51,7 @@ pub use keyring::Keyring;
 
 use crate::id::RunId;
 use crate::journal::{End, MailBody, Outcome, Record, Verb};
-use crate::payload::{Payload, is_closed};
+use crate::payload::Payload;
 use envelope::{Held, Stored};
 
 /// How payloads are closed and opened. Cheap to clone.
@@ -110,40 +110,30 @@ impl Codec {
         let sealed = self.close_here(payload, run);
         let large = |offload: &&Offload| sealed.kept_bytes() > offload.above;
         let Some(Offload { blobs, .. }) = self.offload.as_ref().filter(large) else { return Ok(sealed) };
-        let stored = match Stored::of(&sealed) {
-            Some(stored) => stored,
-            None => Stored::plain(&sealed),
-        };
+        let stored = Stored::read(sealed.kept()).unwrap_or_else(|| Stored::plain(sealed.as_str()));
         let (stored, bytes) = stored.into_blob(run);
         let Held::Blob { name, .. } = &stored.held else { unreachable!("it was just made one") };
         blobs.put(name, &bytes).await.map_err(|e| CodecError::Unavailable(format!("{name}: {e}")))?;
-        Ok(sealed.kept_as(stored.to_json()))
+        Ok(sealed.kept_as(stored.to_raw()))
     }
 
     /// Seals a payload; what is offloaded otherwise stays here.
     pub(crate) fn close_here(&self, payload: Payload, run: RunId) -> Payload {
-        let kept = match &self.cipher {
-            Some(cipher) => {
-                let (key, bytes) = cipher.seal(payload.as_str().as_bytes(), run.0.as_bytes());
-                Stored::sealed(&payload, key, &bytes)
-            }
-            // A value that looks like one of ours would be taken for one of ours.
-            None if is_closed(payload.as_str()) => Stored::plain(&payload),
-            None => return payload,
-        };
-        payload.kept_as(kept.to_json())
+        let Some(cipher) = &self.cipher else { return payload };
+        let (key, bytes) = cipher.seal(payload.as_str().as_bytes(), run.0.as_bytes());
+        payload.kept_as(Stored::sealed(payload.as_str(), key, &bytes).to_raw())
     }
 
     /// Reads a payload back.
     pub(crate) async fn open(&self, payload: &Payload, run: RunId) -> Result<Payload, CodecError> {
-        let kept = payload.as_str().to_owned();
-        let Some(stored) = Stored::of(payload) else {
-            if !payload.is_closed() {
-                return Ok(payload.clone());
-            }
+        if !payload.is_closed() {
+            return Ok(payload.clone());
+        }
+        let Some(stored) = Stored::read(payload.kept()) else {
             // Several as one: each by itself.
+            let damaged = |e| CodecError::Unreadable(format!("what the journal keeps of it is damaged: {e}"));
             let mut parts = Vec::new();
-            for part in payload.parts() {
+            for part in payload.parts().map_err(damaged)? {
                 parts.push(Box::pin(self.open(&part, run)).await?);
             }
             return Ok(Payload::array(&parts));
@@ -162,7 +152,7 @@ impl Codec {
         let text = String::from_utf8(bytes).map_err(|e| CodecError::Unreadable(e.to_string()))?;
         let plain =
             Payload::from_json(text).map_err(|e| CodecError::Unreadable(format!("no JSON inside: {e}")))?;
-        Ok(plain.kept_as(kept))
+        Ok(plain.kept_like(payload))
     }
 
     /// Where payloads are offloaded to.
@@ -172,7 +162,8 @@ impl Codec {
 
     /// Removes the blob of an input whose run will never exist. It is garbage, so failing costs nothing but room.
     pub(crate) async fn discard(&self, input: &Payload, run: RunId) {
-        let offloaded = Stored::of(input).is_some_and(|stored| matches!(stored.held, Held::Blob { .. }));
+        let offloaded =
+            Stored::read(input.kept()).is_some_and(|stored| matches!(stored.held, Held::Blob { .. }));
         let Some(blobs) = self.blobs().filter(|_| offloaded) else { return };
         if let Err(error) = blobs.remove(&run.to_string()).await {
             tracing::warn!(%run, %error, "an input that was not needed stays in the store of blobs");

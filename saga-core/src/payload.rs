@@ -7,6 +7,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
+use crate::codec::envelope::Stored;
+
 /// A value as JSON text.
 ///
 /// It is written once, when a step returns it, and shared from there on: the journal embeds the same
@@ -15,7 +17,8 @@ use serde_json::value::RawValue;
 ///
 /// Where a [`Codec`](crate::codec::Codec) closed it, what a journal keeps is another text; the value stays beside
 /// it. A payload that was read from a journal and not opened is *closed*: it decodes as nothing, and its items are
-/// closed as well.
+/// closed as well. A value that looks like a closed one is written in a form that says it is none, with a codec and
+/// without, so reading gives what was written.
 #[derive(Clone)]
 pub struct Payload {
     text: Arc<RawValue>,
@@ -44,16 +47,28 @@ impl Payload {
         RawValue::from_string(text).map(Self::plain)
     }
 
+    /// A value. Where its text could be taken for a closed one, a journal keeps it wrapped. That more are wrapped than
+    /// need be is no harm; to look into lists of lists would be, because a sender chooses how deep they are.
     fn plain(raw: Box<RawValue>) -> Self {
-        Self { text: raw.into(), kept: None, closed: false }
+        let ambiguous = is_closed(raw.get()) || may_have_closed_items(raw.get());
+        let kept = ambiguous.then(|| Stored::plain(raw.get()).to_raw().into());
+        Self { text: raw.into(), kept, closed: false }
     }
 
-    /// As a journal holds it: it may be closed.
-    fn from_journal(raw: Box<RawValue>) -> Self {
+    /// As a journal holds it: it may be closed, or a value that was wrapped; so may its items, so `deep`.
+    fn from_journal(raw: Box<RawValue>, deep: u8) -> Self {
         let text = raw.get();
-        let closed = is_closed(text)
-            || (text.starts_with('[') && text.contains(CLOSED) && parts(text).iter().any(Self::is_closed));
-        Self { closed, ..Self::plain(raw) }
+        if deep > 0 && may_have_closed_items(text) {
+            let items = parts(text, deep - 1).expect("JSON that begins with a bracket is an array");
+            if items.iter().any(|item| item.closed || item.kept.is_some()) {
+                return Self::array(&items);
+            }
+        }
+        let closed = is_closed(text);
+        match Stored::read(text).and_then(Stored::into_value) {
+            Some(value) => Self { text: value.into(), kept: Some(raw.into()), closed: false },
+            None => Self { text: raw.into(), kept: None, closed },
+        }
     }
 
     /// Reads the value back.
@@ -89,9 +104,10 @@ impl Payload {
     /// The items of a JSON array; fails where the value is something else.
     pub fn items(&self) -> Result<Vec<Payload>, serde_json::Error> {
         match (self.closed, self.as_str().starts_with('[')) {
-            (true, true) => return Ok(self.parts()),
+            (true, true) => return self.parts(),
             (true, false) => {
-                let items = closed_items(self.as_str()).map(|items| vec![self.clone(); items]);
+                let items = Stored::read(self.as_str()).and_then(|stored| stored.items);
+                let items = items.map(|items| vec![self.clone(); items]);
                 return items.ok_or_else(|| serde::de::Error::custom("a closed payload is no list"));
             }
             (false, _) => {}
@@ -100,8 +116,8 @@ impl Payload {
     }
 
     /// The items of an array of which some are closed.
-    pub(crate) fn parts(&self) -> Vec<Payload> {
-        parts(self.as_str())
+    pub(crate) fn parts(&self) -> Result<Vec<Payload>, serde_json::Error> {
+        parts(self.kept(), DEPTH)
     }
 
     /// Whether it was read from a journal and not opened.
@@ -120,9 +136,13 @@ impl Payload {
     }
 
     /// The same value, of which a journal keeps this JSON instead.
-    pub(crate) fn kept_as(&self, json: String) -> Self {
-        let kept = RawValue::from_string(json).expect("what was written as JSON is JSON");
+    pub(crate) fn kept_as(&self, kept: Box<RawValue>) -> Self {
         Self { kept: Some(kept.into()), ..self.clone() }
+    }
+
+    /// The same value, of which a journal keeps what it keeps of the closed one.
+    pub(crate) fn kept_like(&self, closed: &Payload) -> Self {
+        Self { kept: Some(closed.kept.as_ref().unwrap_or(&closed.text).clone()), ..self.clone() }
     }
 
     /// The JSON text.
@@ -140,23 +160,18 @@ impl Payload {
 /// How the text begins that a journal holds in the place of a closed payload.
 pub(crate) const CLOSED: &str = "{\"$stored\":";
 
+/// How deep in lists there may be closed payloads. Payloads are joined at most twice, outputs of one step for each item
+/// and these with others; what lies deeper is a value's own, and a sender's choice.
+const DEPTH: u8 = 2;
+
 /// Whether a text is that of a closed payload.
 pub(crate) fn is_closed(text: &str) -> bool {
     text.starts_with(CLOSED)
 }
 
-/// How many items a closed list has: that much is told of it, so that steps which run over it can be counted.
-fn closed_items(text: &str) -> Option<usize> {
-    #[derive(Deserialize)]
-    struct Closed {
-        #[serde(rename = "$stored")]
-        stored: List,
-    }
-    #[derive(Deserialize)]
-    struct List {
-        items: Option<usize>,
-    }
-    serde_json::from_str::<Closed>(text).ok()?.stored.items
+/// Whether a text is that of a list with closed items, or looks like one.
+fn may_have_closed_items(text: &str) -> bool {
+    text.starts_with('[') && text.contains(CLOSED)
 }
 
 /// JSON values between brackets and commas.
@@ -172,9 +187,9 @@ fn joined<'a>(items: impl Iterator<Item = &'a str>) -> Arc<RawValue> {
     RawValue::from_string(text).expect("JSON values between brackets and commas are a JSON array").into()
 }
 
-fn parts(text: &str) -> Vec<Payload> {
-    let items = serde_json::from_str::<Vec<Box<RawValue>>>(text).unwrap_or_default();
-    items.into_iter().map(Payload::from_journal).collect()
+fn parts(text: &str, deep: u8) -> Result<Vec<Payload>, serde_json::Error> {
+    let items = serde_json::from_str::<Vec<Box<RawValue>>>(text)?;
+    Ok(items.into_iter().map(|item| Payload::from_journal(item, deep)).collect())
 }
 
 impl PartialEq for Payload {
@@ -198,7 +213,7 @@ impl Serialize for Payload {
 
 impl<'de> Deserialize<'de> for Payload {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Box::<RawValue>::deserialize(deserializer).map(Self::from_journal)
+        Box::<RawValue>::deserialize(deserializer).map(|raw| Self::from_journal(raw, DEPTH))
     }
 }
 
@@ -213,6 +228,62 @@ mod tests {
         assert_eq!(joined.decode::<(String, u32, ())>().unwrap(), ("a".into(), 7, ()));
         assert_eq!(joined.items().unwrap()[1].as_str(), "7");
         assert_eq!(Payload::array([]).decode::<Vec<u8>>().unwrap(), Vec::<u8>::new());
+    }
+
+    /// What a journal keeps of a payload, read back.
+    fn again(payload: &Payload) -> Payload {
+        serde_json::from_str(&serde_json::to_string(payload).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn whatever_a_value_looks_like_it_is_read_back_as_itself() {
+        let wrapped = r#"{"$stored":{"bytes":1,"held":{"plain":{"text":"1"}}}}"#;
+        let listed = format!("[[{wrapped}],[2]]");
+        for text in [
+            wrapped,
+            &listed,
+            r#"{"$stored":1}"#,
+            r#"{"$stored":{"bytes":1,"held":{"plain":{"text":"no JSON"}}}}"#,
+            r#"{"$stored":{"bytes":1,"held":{"sealed":{"key":"k","data":""}}}}"#,
+            r#"[ {"$stored":1}, 2 ]"#,
+            r#"[[[{"$stored":1}]]]"#,
+            r#"[{"a":{"$stored":1}},2]"#,
+            r#"{ "$stored" : 1 }"#,
+            r#"{"a":[{"$stored":1}]}"#,
+            r#""{\"$stored\":1}""#,
+        ] {
+            let value = Payload::from_json(text.to_owned()).unwrap();
+            let read = again(&value);
+            assert_eq!((read.as_str(), read.is_closed()), (text, false));
+            assert_eq!(again(&read).as_str(), text, "also the second time");
+            // Beside others and their lists, as a step's input or a saga's output; and inside of another.
+            let several = Payload::array([&read, &Payload::null(), &Payload::array([&value])]);
+            let joined = again(&several);
+            assert_eq!((joined.as_str(), joined.is_closed()), (several.as_str(), false));
+            assert_eq!(joined.items().unwrap()[0].as_str(), text);
+            assert_eq!(again(&Payload::encode(&value).unwrap()).decode::<Payload>().unwrap(), value);
+        }
+    }
+
+    #[test]
+    fn beside_a_closed_one_it_is_still_itself() {
+        let sealed = r#"{"$stored":{"bytes":1,"held":{"sealed":{"key":"k","data":""}}}}"#;
+        let closed: Payload = serde_json::from_str(sealed).unwrap();
+        let value = Payload::from_json(r#"{"$stored":1}"#.to_owned()).unwrap();
+        let read = again(&Payload::array([&closed, &value]));
+        assert!(read.is_closed() && read.decode::<Vec<()>>().is_err());
+        let items = again(&read).items().unwrap();
+        assert_eq!(items.iter().map(Payload::is_closed).collect::<Vec<_>>(), [true, false]);
+        assert_eq!((items[0].as_str(), items[1].as_str()), (sealed, value.as_str()));
+    }
+
+    #[test]
+    fn a_value_of_any_depth_is_read_and_written() {
+        let deep = format!("{}{}{}", "[".repeat(400_000), r#"{"$stored":1}"#, "]".repeat(400_000));
+        let value = Payload::from_json(deep.clone()).unwrap();
+        assert_eq!(again(&value).as_str(), deep);
+        // And where nothing was wrapped, because an earlier version wrote it.
+        assert_eq!(serde_json::from_str::<Payload>(&deep).unwrap().as_str(), deep);
     }
 
     #[test]

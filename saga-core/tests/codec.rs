@@ -11,6 +11,7 @@ use saga_core::codec::{BlobError, Blobs, Codec, Keyring};
 use saga_core::engine::{Running, Settings};
 use saga_core::store::{MemoryStore, Query, State};
 use saga_core::{Client, Cx, Definition, Ended, MailId, Retry, RunId, StepError, Worker, client, step};
+use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 /// A store of blobs that can be away, forget, and lie.
@@ -118,6 +119,15 @@ fn joined(card: &str) -> String {
 }
 
 async fn worker(store: &Arc<MemoryStore>, app: &App, codec: Option<Codec>) -> Running {
+    worker_of(store, app, codec, &definition()).await
+}
+
+async fn worker_of<A: Clone + Send + Sync + 'static, In, Out>(
+    store: &Arc<MemoryStore>,
+    app: &A,
+    codec: Option<Codec>,
+    definition: &Definition<A, In, Out>,
+) -> Running {
     let settings = Settings {
         lease: Duration::from_millis(300),
         look: Duration::from_millis(10),
@@ -128,7 +138,7 @@ async fn worker(store: &Arc<MemoryStore>, app: &App, codec: Option<Codec>) -> Ru
     if let Some(codec) = codec {
         worker = worker.codec(codec);
     }
-    worker.register(&definition()).unwrap().start().await.unwrap()
+    worker.register(definition).unwrap().start().await.unwrap()
 }
 
 async fn texts(store: &MemoryStore, run: RunId) -> String {
@@ -351,21 +361,56 @@ async fn a_limit_holds_for_what_the_journal_keeps() {
 
 #[tokio::test]
 async fn a_value_that_looks_like_a_closed_one_is_still_a_value() {
+    let wrapped = json!({ "$stored": { "bytes": 1, "held": { "plain": { "text": "\"gotcha\"" } } } });
+    let sealed = json!({ "$stored": { "bytes": 1, "held": { "sealed": { "key": "old", "data": "" } } } });
+    let values =
+        [json!({ "$stored": 1 }), json!([{ "$stored": 1 }, 2]), json!([[wrapped], 2]), wrapped, sealed];
     let shelf = Arc::new(Shelf::default());
-    let (mut b, value) = Definition::build::<(), serde_json::Value>("echo", 1);
-    let echo = step("echo", async |_: Cx<()>, value: serde_json::Value| Ok::<_, StepError>(value));
-    let echoed = b.add(echo.no_compensation("it only speaks"), value);
-    let definition = b.finish(echoed).unwrap();
-    let store = Arc::new(MemoryStore::new());
-    let codec = Codec::new().offload_above(1 << 20, shelf);
-    let worker = Worker::new(store.clone(), ()).codec(codec.clone()).register(&definition).unwrap();
-    let worker = worker.start().await.unwrap();
-    let tricky = serde_json::json!({ "$stored": { "bytes": 1, "held": { "plain": { "text": "gotcha" } } } });
-    let saga = worker.client().start(&definition, "1", &tricky).await.unwrap();
-    assert_eq!(saga.wait().await.unwrap(), Ended::Completed(tricky.clone()));
-    let later = Client::new(store).codec(codec).saga::<serde_json::Value>(saga.run()).wait().await.unwrap();
-    assert_eq!(later, Ended::Completed(tricky));
-    worker.drain().await;
+    let codecs = codecs(&shelf).map(|(name, codec)| (name, Some(codec)));
+    let large = ("nothing to do", Some(Codec::new().offload_above(1 << 20, shelf.clone())));
+    for (name, codec) in codecs.into_iter().chain([("no codec", None), large]) {
+        let (store, gate) = (Arc::new(MemoryStore::new()), Arc::new(Semaphore::new(0)));
+        let first = worker_of(&store, &gate, codec.clone(), &echoing()).await;
+        let another = Client::new(store.clone());
+        let another = codec.clone().into_iter().fold(another, Client::codec);
+        for (value, id) in values.iter().zip(["1", "2", "3", "4", "5"]) {
+            let run = another.start(&echoing(), id, value).await.unwrap().run();
+            while !texts(&store, run).await.contains(r#"{"started":{"at":"late""#) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        drop(first);
+        gate.add_permits(100);
+        let second = worker_of(&store, &gate, codec.clone(), &echoing()).await;
+        for (value, id) in values.iter().zip(["1", "2", "3", "4", "5"]) {
+            let saga = another.start(&echoing(), id, value).await.unwrap();
+            let list = value.as_array().cloned().unwrap_or_default();
+            let all = (value.clone(), list, value.clone());
+            let end = tokio::time::timeout(Duration::from_secs(60), saga.wait()).await;
+            let end = end.unwrap_or_else(|_| panic!("{name}: {value} stops its saga"));
+            assert_eq!(end.unwrap(), Ended::Completed(all), "{name}: {value}");
+        }
+        second.drain().await;
+    }
+}
+
+type Echoed = (Value, Vec<Value>, Value);
+
+/// Gives back what it is given: by a step, by a step for each item of a derived list, and by one that waits.
+fn echoing() -> Definition<Arc<Semaphore>, Value, Echoed> {
+    type Gate = Cx<Arc<Semaphore>>;
+    let (mut b, value) = Definition::build::<Arc<Semaphore>, Value>("echo", 1);
+    let echo = || step("echo", async |_: Gate, value: Value| Ok::<_, StepError>(value));
+    let early = b.add(echo().no_compensation("it only speaks"), value);
+    let list = b.derive("list", |value: &Value| value.as_array().cloned().unwrap_or_default(), value);
+    let each = step("each", async |_: Gate, value: Value| Ok::<_, StepError>(value));
+    let each = b.each(each.no_compensation("it only speaks"), list);
+    let late = step("late", async |cx: Gate, echoed: Echoed| {
+        cx.state().acquire().await.unwrap().forget();
+        Ok::<_, StepError>(echoed)
+    });
+    let late = b.add(late.no_compensation("it only speaks"), (early, each, value));
+    b.finish(late).unwrap()
 }
 
 #[tokio::test]

@@ -7,7 +7,9 @@ use axum::extract::{Path, State};
 use axum::{Extension, Json};
 use saga_core::admin::{Bulk, By, Reply, Request};
 use saga_core::{MailId, Payload, Place, RunId};
-use serde::Deserialize;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
 use super::App;
 use super::problem::Problem;
@@ -24,6 +26,7 @@ pub(crate) struct Asked {
     /// The place it is about.
     at: Option<Place>,
     /// What a resolved action would have given.
+    #[serde(default, deserialize_with = "value")]
     output: Option<Payload>,
     who: Option<String>,
     why: Option<String>,
@@ -31,6 +34,12 @@ pub(crate) struct Asked {
     mail: Option<MailId>,
     /// How long to wait for the answer.
     wait_seconds: Option<u64>,
+}
+
+/// A value as its sender wrote it, whatever it looks like: a payload itself is read as a journal keeps it.
+fn value<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Payload>, D::Error> {
+    let sent = Option::<Box<RawValue>>::deserialize(deserializer)?;
+    sent.map(|sent| Payload::from_json(sent.get().to_owned()).map_err(D::Error::custom)).transpose()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

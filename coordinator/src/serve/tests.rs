@@ -9,7 +9,7 @@ use http_body_util::BodyExt;
 use saga_core::admin::Admin;
 use saga_core::engine::{Running, Worker};
 use saga_core::store::{MemoryStore, State};
-use saga_core::{Cx, Definition, MailId, RunId, StepError, step};
+use saga_core::{Client, Cx, Definition, Ended, MailId, RunId, StepError, step};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -266,6 +266,20 @@ async fn requests_are_answered_and_kept_under_the_tokens_name() {
     let timeline = timeline.to_string();
     assert!(timeline.contains("resolve by ann (done by hand): accepted"), "{timeline}");
     assert!(!timeline.contains("mallory"));
+}
+
+#[tokio::test]
+async fn a_saga_is_given_what_was_sent_whatever_it_looks_like() {
+    let wrapped = json!({ "$stored": { "bytes": 1, "held": { "plain": { "text": "1" } } } });
+    for output in [wrapped, json!({ "$stored": 1 }), json!([{ "$stored": 1 }, 2])] {
+        let server = Server::named().await;
+        let resolve = json!({ "verb": "resolve", "at": "ship", "output": output, "why": "done by hand" });
+        let (_, answer) = server.json(post(&server.ask_path(), Some(ANN), &resolve)).await;
+        assert_eq!(answer["answer"], "accepted", "{answer}");
+        let client = Client::new(server.app.admin.backend().clone());
+        let end = client.saga::<Value>(server.run).wait().await.unwrap();
+        assert_eq!(end, Ended::Completed(output));
+    }
 }
 
 #[tokio::test]

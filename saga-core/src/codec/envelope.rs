@@ -3,18 +3,19 @@
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use sha2::Digest;
 
 use super::CodecError;
 use crate::id::RunId;
-use crate::payload::{Payload, is_closed};
+use crate::payload::is_closed;
 
 /// A closed payload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Stored {
+pub(crate) struct Stored {
     /// How many items it has, where it is a list: so that steps that run over it are known without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    items: Option<usize>,
+    pub(crate) items: Option<usize>,
     /// How many bytes its text has.
     bytes: usize,
     pub(super) held: Held,
@@ -24,7 +25,7 @@ pub(super) struct Stored {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Held {
-    /// Here.
+    /// Here: a value that looks like a closed payload and is none.
     Plain {
         /// The text.
         text: String,
@@ -56,24 +57,32 @@ struct Envelope {
 
 impl Stored {
     /// Reads what a journal holds; `None` where that is no closed payload by itself.
-    pub(super) fn of(payload: &Payload) -> Option<Self> {
-        let kept = payload.kept();
+    pub(crate) fn read(kept: &str) -> Option<Self> {
         let envelope = || serde_json::from_str::<Envelope>(kept).ok();
         is_closed(kept).then(envelope).flatten().map(|envelope| envelope.stored)
     }
 
-    pub(super) fn plain(payload: &Payload) -> Self {
-        Self::held(payload, Held::Plain { text: payload.as_str().to_owned() })
+    pub(crate) fn plain(text: &str) -> Self {
+        Self::held(text, Held::Plain { text: text.to_owned() })
     }
 
-    pub(super) fn sealed(payload: &Payload, key: String, bytes: &[u8]) -> Self {
-        Self::held(payload, Held::Sealed { key, data: BASE64_STANDARD.encode(bytes) })
+    pub(super) fn sealed(text: &str, key: String, bytes: &[u8]) -> Self {
+        Self::held(text, Held::Sealed { key, data: BASE64_STANDARD.encode(bytes) })
     }
 
-    fn held(payload: &Payload, held: Held) -> Self {
-        let is_list = payload.as_str().starts_with('[');
-        let items = is_list.then(|| payload.items().map_or(0, |items| items.len()));
-        Self { items, bytes: payload.bytes(), held }
+    fn held(text: &str, held: Held) -> Self {
+        let is_list = text.starts_with('[');
+        let items =
+            is_list.then(|| serde_json::from_str::<Vec<&RawValue>>(text).map_or(0, |items| items.len()));
+        Self { items, bytes: text.len(), held }
+    }
+
+    /// The value that it wraps; `None` where there is more to opening it.
+    pub(crate) fn into_value(self) -> Option<Box<RawValue>> {
+        match self.held {
+            Held::Plain { text } => RawValue::from_string(text).ok(),
+            Held::Sealed { .. } | Held::Blob { .. } => None,
+        }
     }
 
     /// The same, with what it holds moved out into a blob.
@@ -88,9 +97,9 @@ impl Stored {
         (Self { held, ..self }, bytes)
     }
 
-    pub(super) fn to_json(&self) -> String {
+    pub(crate) fn to_raw(&self) -> Box<RawValue> {
         let envelope = Envelope { stored: self.clone() };
-        serde_json::to_string(&envelope).expect("strings and numbers can be written")
+        serde_json::value::to_raw_value(&envelope).expect("strings and numbers can be written")
     }
 }
 
