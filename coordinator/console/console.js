@@ -96,17 +96,19 @@ const query = (filters) => new URLSearchParams(Object.entries(filters).filter(([
 const pages = {
   attention: {
     async load() {
-      const [blocked, counts, definitions, workers] = await Promise.all(
-        ["/api/blocked", "/api/counts", "/api/definitions", "/api/workers"].map((path) => api(path)));
+      // What has ended may not have been counted: that hides nothing of what needs a person.
+      const [blocked, counts, definitions, workers] = await Promise.all([
+        api("/api/blocked"), api("/api/counts").catch(() => null), api("/api/definitions"), api("/api/workers")]);
       return { blocked, counts, definitions, workers };
     },
     draw({ blocked, counts, definitions, workers }) {
-      const count = (state) => counts.filter((c) => stateName(c.state) === state).reduce((sum, c) => sum + c.runs, 0);
+      const live = (state) => definitions.reduce((sum, d) => sum + d[state], 0);
+      const ended = (state) => counts?.filter((c) => stateName(c.state) === state).reduce((sum, c) => sum + c.runs, 0);
       const tile = (name, value, href) =>
-        h("a", { className: "tile", href }, h("b", { className: `is-${name}` }, value.toLocaleString("en")), words(name));
-      const states = ["blocked", "running", "queued", "waiting", "completed", "compensated", "partially_compensated"];
+        h("a", { className: "tile", href }, h("b", { className: `is-${name}` }, value?.toLocaleString("en") ?? "–"), words(name));
       const tiles = h("div", { className: "tiles" },
-        states.map((state) => tile(state, count(state), `#/sagas?state=${state}`)),
+        ["blocked", "running", "queued", "waiting"].map((state) => tile(state, live(state), `#/sagas?state=${state}`)),
+        ["completed", "compensated", "partially_compensated"].map((state) => tile(state, ended(state), `#/sagas?state=${state}`)),
         tile("workers", workers.length, "#/workers"));
       const overdue = definitions.filter((d) => d.overdue);
       const alarms = overdue.map((d) => h("div", { className: "card alarm" },

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::extract::{Path, Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderName, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::{Extension, Json};
 use saga_core::admin::{BlockedRuns, DefinitionView, Entry, Page, Preview, Report, Told, View, Wanted, tell};
@@ -168,8 +168,13 @@ pub(crate) async fn workers(State(app): State<App>) -> Answer<Vec<WorkerInfo>> {
     Ok(Json(app.admin.workers().await?))
 }
 
-pub(crate) async fn counts(State(app): State<App>) -> Answer<Vec<Counts>> {
-    Ok(Json(app.metrics.counts(&app.admin).await?))
+/// `Age` says how old the count is.
+pub(crate) async fn counts(
+    State(app): State<App>,
+) -> Result<([(HeaderName, String); 1], Json<Vec<Counts>>), Problem> {
+    let unknown = |why| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_counted", why);
+    let count = app.metrics.counts(&app.admin).await.map_err(unknown)?;
+    Ok(([(header::AGE, count.age().to_string())], Json(count.runs)))
 }
 
 pub(crate) async fn check(State(app): State<App>, Json(shipped): Json<Vec<Manifest>>) -> Answer<Report> {

@@ -1,10 +1,12 @@
 //! `/metrics`: what the store says about all sagas, in Prometheus' text format.
 //!
-//! Labels hold definitions, versions and states, never ids. Counting what has ended reads as much as the
-//! store holds, so those who ask share one count, for longer the longer it took.
+//! Labels hold definitions, versions and states, never ids. What is in flight is asked for each time, and decides
+//! whether the store is up. Counting what has ended reads as much as the store holds: it is done beside, by one at a
+//! time, and less often the longer it takes; whether it succeeds or not is nobody else's trouble.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -15,8 +17,8 @@ use saga_core::Name;
 use saga_core::admin::{Admin, Error};
 use saga_core::journal::Timestamp;
 use saga_core::store::{Counts, InFlight, State as RunState, WorkerInfo};
-use tokio::sync::Mutex;
-use tokio::time::Instant;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
 
 use super::App;
 
@@ -26,47 +28,94 @@ const FRESH: Duration = Duration::from_secs(5);
 /// Counting may take one twentieth of the time.
 const SHARE: u32 = 20;
 
-/// The last count, and until when it is good.
+/// How long a newer count is waited for.
+const WAIT: Duration = Duration::from_secs(1);
+
+/// What was counted last.
+#[derive(Clone, Debug)]
+pub(crate) struct Count {
+    pub(crate) runs: Vec<Counts>,
+    begun: Instant,
+}
+
+impl Count {
+    /// In seconds.
+    pub(crate) fn age(&self) -> u64 {
+        self.begun.elapsed().as_secs()
+    }
+}
+
+/// What is known of a count.
+#[derive(Debug, Default)]
+struct Known {
+    last: Option<Count>,
+    /// Why there is no newer one.
+    failed: Option<String>,
+    under_way: bool,
+    /// Until when nobody counts again, also after a failure.
+    until: Option<Instant>,
+}
+
+/// Counts, for all who ask.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
-    counted: Mutex<Option<(Instant, Vec<Counts>)>>,
+    known: Arc<watch::Sender<Known>>,
 }
 
 impl Metrics {
-    /// How many runs are in which state, a few seconds ago.
-    pub(crate) async fn counts(&self, admin: &Admin) -> Result<Vec<Counts>, Error> {
-        // Whoever comes while it is counted waits here, and then shares the count.
-        let mut counted = self.counted.lock().await;
-        let begun = Instant::now();
-        if let Some((_, counts)) = counted.as_ref().filter(|(until, _)| begun < *until) {
-            return Ok(counts.clone());
+    /// How many runs are in which state, as it was counted last; else why that is not known.
+    pub(crate) async fn counts(&self, admin: &Admin) -> Result<Count, String> {
+        self.count(admin);
+        let mut seen = self.known.subscribe();
+        let _late = timeout(WAIT, seen.wait_for(|known| !known.under_way)).await.is_err();
+        let known = seen.borrow();
+        let why = || known.failed.clone().unwrap_or_else(|| "it is still being counted".into());
+        known.last.clone().ok_or_else(why)
+    }
+
+    /// Sees to it that somebody counts, if it is time.
+    fn count(&self, admin: &Admin) {
+        let mine = self.known.send_if_modified(|known| {
+            let mine = !known.under_way && known.until.is_none_or(|until| until <= Instant::now());
+            known.under_way |= mine;
+            mine
+        });
+        if !mine {
+            return;
         }
-        let counts = admin.counts().await?;
-        let good_for = FRESH.max(begun.elapsed() * SHARE);
-        *counted = Some((Instant::now() + good_for, counts.clone()));
-        Ok(counts)
+        let (known, admin) = (self.known.clone(), admin.clone());
+        tokio::spawn(async move {
+            let begun = Instant::now();
+            let counted = admin.counts().await;
+            known.send_modify(|known| {
+                known.under_way = false;
+                known.until = Some(Instant::now() + FRESH.max(begun.elapsed() * SHARE));
+                known.failed = counted.as_ref().err().map(ToString::to_string);
+                match counted {
+                    Ok(runs) => known.last = Some(Count { runs, begun }),
+                    Err(error) => tracing::warn!(%error, "sagas that have ended were not counted"),
+                }
+            });
+        });
     }
 }
 
 /// The store that does not answer is a value of its own (`saga_store_up 0`): the page still answers, so
-/// that "the store is down" and "saga serve is down" are two alerts.
+/// that "the store is down" and "saga serve is down" are two alerts. It is up if it tells all that alerts are made of.
 pub(crate) async fn metrics(State(app): State<App>) -> impl IntoResponse {
+    let (counts, in_flight, workers) =
+        tokio::join!(app.metrics.counts(&app.admin), app.admin.in_flight(), app.admin.workers());
     let mut text = Text::default();
-    let asked = async {
-        let counts = app.metrics.counts(&app.admin).await?;
-        let in_flight = app.admin.in_flight().await?;
-        let workers = app.admin.workers().await?;
-        Ok::<_, Error>((counts, in_flight, workers))
-    };
-    let answered = asked.await;
-    text.gauge(
-        "saga_store_up",
-        "Whether the store answers.",
-        [(&[][..], f64::from(u8::from(answered.is_ok())))],
-    );
-    match answered {
-        Ok((counts, in_flight, workers)) => text.sagas(&counts, &in_flight, &workers, Utc::now()),
-        Err(error) => tracing::warn!(%error, "the store does not answer for metrics"),
+    let up = in_flight.is_ok() && workers.is_ok();
+    text.gauge("saga_store_up", "Whether the store answers.", [(&[][..], f64::from(u8::from(up)))]);
+    let told = |error: Error| tracing::warn!(%error, "the store does not answer for metrics");
+    let counts = counts.ok();
+    text.runs(counts.as_ref(), in_flight.as_deref().ok());
+    if let Ok(in_flight) = in_flight.map_err(told) {
+        text.in_flight(&in_flight, Utc::now());
+    }
+    if let Ok(workers) = workers.map_err(told) {
+        text.workers(&workers, Utc::now());
     }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text.0)
 }
@@ -88,18 +137,25 @@ impl Text {
         }
     }
 
-    fn sagas(&mut self, counts: &[Counts], in_flight: &[InFlight], workers: &[WorkerInfo], now: Timestamp) {
-        let age = |since: Timestamp| (now - since).to_std().unwrap_or_default().as_secs_f64();
+    fn runs(&mut self, counted: Option<&Count>, in_flight: Option<&[InFlight]>) {
+        let ended = counted.map_or(&[][..], |count| &count.runs);
         self.gauge(
             "saga_runs",
-            "Sagas by definition and state.",
-            runs(counts, in_flight).iter().map(|(l, v)| (&l[..], *v)),
+            "Sagas by definition and state; those that have ended as they were counted last.",
+            runs(ended, in_flight.unwrap_or_default()).iter().map(|(l, v)| (&l[..], *v)),
         );
+        self.gauge(
+            "saga_counted_age_seconds",
+            "How long ago the sagas that have ended were counted.",
+            counted.map(|count| (&[][..], count.age() as f64)),
+        );
+    }
 
+    fn in_flight(&mut self, in_flight: &[InFlight], now: Timestamp) {
         let blocked: Vec<_> = in_flight
             .iter()
             .filter(|group| group.state == RunState::Blocked)
-            .map(|group| (plan(group), age(group.since)))
+            .map(|group| (plan(group), age(group.since, now)))
             .collect();
         self.gauge(
             "saga_blocked_oldest_age_seconds",
@@ -113,7 +169,7 @@ impl Text {
             let mut labels = plan(group).to_vec();
             labels.push(("state", group.state.as_str().to_owned()));
             overdue.push((labels.clone(), group.overdue as f64));
-            overdue_age.push((labels, group.overdue_since.map_or(0.0, age)));
+            overdue_age.push((labels, group.overdue_since.map_or(0.0, |since| age(since, now))));
         }
         self.gauge(
             "saga_overdue",
@@ -125,7 +181,9 @@ impl Text {
             "How long the longest overdue saga has been due.",
             overdue_age.iter().map(|(l, v)| (&l[..], *v)),
         );
+    }
 
+    fn workers(&mut self, workers: &[WorkerInfo], now: Timestamp) {
         let serving = workers.iter().filter(|worker| !worker.fenced).count() as f64;
         let fenced = workers.iter().filter(|worker| worker.fenced).count() as f64;
         let state = |name: &str| [("state", name.to_owned())];
@@ -134,7 +192,7 @@ impl Text {
             "Workers that are not drained: serving, or fenced and not drained yet.",
             [(&state("serving")[..], serving), (&state("fenced")[..], fenced)],
         );
-        let renewed = workers.iter().filter(|w| !w.fenced).map(|w| age(w.renewed_at)).reduce(f64::max);
+        let renewed = workers.iter().filter(|w| !w.fenced).map(|w| age(w.renewed_at, now)).reduce(f64::max);
         self.gauge(
             "saga_worker_renewal_oldest_age_seconds",
             "How long ago the most silent serving worker renewed its lease.",
@@ -143,6 +201,11 @@ impl Text {
         let owned = workers.iter().map(|worker| worker.sagas).sum::<u64>() as f64;
         self.gauge("saga_owned", "Sagas that a worker owns.", [(&[][..], owned)]);
     }
+}
+
+/// In seconds.
+fn age(since: Timestamp, now: Timestamp) -> f64 {
+    (now - since).to_std().unwrap_or_default().as_secs_f64()
 }
 
 /// What is in flight as it is now, and what has ended as it was counted last.

@@ -1,15 +1,20 @@
 //! The server as its callers meet it: every route, by everyone who could knock.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::{Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use saga_core::admin::Admin;
 use saga_core::engine::{Running, Worker};
-use saga_core::store::{MemoryStore, State};
-use saga_core::{Client, Cx, Definition, Ended, MailId, RunId, StepError, step};
+use saga_core::store::{
+    Backend, Counts, Error, Filter, JournalRow, Manifest, MemoryStore, Query, Result, State, Summary,
+    UnreadMail, WorkerInfo,
+};
+use saga_core::{Client, Cx, Definition, Ended, MailId, Name, RunId, StepError, step};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -334,6 +339,82 @@ async fn metrics_and_health_say_how_it_is() {
     assert!(!text.contains("order-1"), "no ids in labels");
     assert_eq!(server.send(get("/livez", None)).await.status(), StatusCode::OK);
     assert_eq!(server.send(get("/readyz", None)).await.status(), StatusCode::OK);
+}
+
+/// A store whose history is too long to be counted.
+struct Uncounted {
+    store: Arc<dyn Query>,
+    counted: AtomicU32,
+    /// Whether it fails at last, or counts and counts.
+    fails: bool,
+}
+
+#[async_trait]
+impl Query for Uncounted {
+    async fn counts(&self) -> Result<Vec<Counts>> {
+        self.counted.fetch_add(1, SeqCst);
+        match self.fails {
+            true => Err(Error::Unknown("canceling statement due to statement timeout".into())),
+            false => std::future::pending().await,
+        }
+    }
+    async fn find(&self, definition: &Name, saga: &str) -> Result<Option<Summary>> {
+        self.store.find(definition, saga).await
+    }
+    async fn summary(&self, run: RunId) -> Result<Option<Summary>> {
+        self.store.summary(run).await
+    }
+    async fn list(&self, filter: &Filter) -> Result<Vec<Summary>> {
+        self.store.list(filter).await
+    }
+    async fn journal(&self, run: RunId) -> Result<Vec<JournalRow>> {
+        self.store.journal(run).await
+    }
+    async fn manifests(&self) -> Result<Vec<Manifest>> {
+        self.store.manifests().await
+    }
+    async fn workers(&self) -> Result<Vec<WorkerInfo>> {
+        self.store.workers().await
+    }
+    async fn unread_mail(&self) -> Result<Vec<UnreadMail>> {
+        self.store.unread_mail().await
+    }
+}
+
+#[tokio::test]
+async fn a_history_that_cannot_be_counted_hides_nothing_of_what_needs_a_person() {
+    for (fails, why) in [(true, "statement timeout"), (false, "still being counted")] {
+        let mut server = Server::named().await;
+        let backend = server.app.admin.backend().clone();
+        let query = Arc::new(Uncounted { store: backend.query.clone(), counted: AtomicU32::new(0), fails });
+        server.app.admin = Admin::new(Backend { query: query.clone(), ..backend });
+        let (_, text) = server.json(get("/metrics", Some(EVE))).await;
+        let text = text.as_str().unwrap();
+        for line in [
+            "saga_store_up 1",
+            "saga_runs{definition=\"ship-order\",state=\"blocked\"} 1",
+            "saga_blocked_oldest_age_seconds{definition=\"ship-order\",version=\"1\"} ",
+            "saga_workers{state=\"serving\"} 1",
+        ] {
+            assert!(text.lines().any(|found| found.starts_with(line)), "{line} in {text}");
+        }
+        assert!(!text.contains("\nsaga_counted_age_seconds "), "{text}");
+        let (status, problem) = server.json(get("/api/counts", Some(EVE))).await;
+        assert_eq!((status, &problem["code"]), (StatusCode::SERVICE_UNAVAILABLE, &"not_counted".into()));
+        assert!(problem["detail"].as_str().unwrap().contains(why), "{problem}");
+        assert_eq!(query.counted.load(SeqCst), 1, "whoever asks does not begin it anew");
+    }
+}
+
+#[tokio::test]
+async fn who_asks_for_counts_is_told_how_old_they_are() {
+    let server = Server::named().await;
+    let answer = server.send(get("/api/counts", Some(EVE))).await;
+    assert!(answer.headers()[header::AGE].to_str().unwrap().parse::<u64>().is_ok());
+    let (_, counts) = server.json(get("/api/counts", Some(EVE))).await;
+    assert_eq!(counts, json!([{ "definition": "ship-order", "state": "blocked", "runs": 1 }]));
+    let (_, text) = server.json(get("/metrics", Some(EVE))).await;
+    assert!(text.as_str().unwrap().contains("\nsaga_counted_age_seconds "), "{text}");
 }
 
 /// Every metric that a file of `deploy/` names.

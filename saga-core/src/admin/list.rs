@@ -1,6 +1,6 @@
 //! Lists of runs, page by page.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -39,12 +39,15 @@ pub struct Page {
     /// The runs.
     pub runs: Vec<Summary>,
     /// Where the next page begins, if there may be one. A page can be short, even empty, and still have
-    /// a next one: one page looks at [`SCAN`] runs at most.
+    /// a next one: where few of many runs match, it stops looking after [`SCAN`] runs and about a second.
     pub next: Option<RunId>,
 }
 
-/// How many runs one page looks at, so that a rare filter over many runs answers in bounded time.
+/// How many runs a page looks at in any case. It goes on until there is something to show, for about a second: a
+/// rare filter over many runs answers in bounded time.
 pub const SCAN: usize = 20_000;
+/// How long.
+const LOOK: Duration = Duration::from_secs(1);
 
 impl Admin {
     /// Runs that match, newest first.
@@ -58,31 +61,45 @@ impl Admin {
             attributes: wanted.attributes.clone(),
             error: wanted.error,
             before: wanted.before,
+            from: None,
             limit: if plain { limit } else { 1000 },
         };
+        let begun = Instant::now();
         let mut runs = Vec::new();
         let mut looked = 0;
         loop {
-            let page = self.backend.query.list(&filter).await?;
-            looked += page.len();
-            let last_page = page.len() < filter.limit;
-            for run in page {
-                filter.before = Some(run.run);
-                if since.is_some_and(|since| run.since > since) {
-                    continue;
+            if filter.passes_over() {
+                filter.from = self.backend.query.nth_before(filter.before, SCAN).await?;
+            }
+            loop {
+                let page = self.backend.query.list(&filter).await?;
+                looked += page.len();
+                let last_page = page.len() < filter.limit;
+                for run in page {
+                    filter.before = Some(run.run);
+                    if since.is_some_and(|since| run.since > since) {
+                        continue;
+                    }
+                    if wanted.saga.as_ref().is_some_and(|part| !run.saga.contains(part.as_str())) {
+                        continue;
+                    }
+                    runs.push(run);
+                    if runs.len() == limit {
+                        return Ok(Page { runs, next: filter.before });
+                    }
                 }
-                if wanted.saga.as_ref().is_some_and(|part| !run.saga.contains(part.as_str())) {
-                    continue;
+                if last_page {
+                    break;
                 }
-                runs.push(run);
-                if runs.len() == limit {
+                if looked >= SCAN {
                     return Ok(Page { runs, next: filter.before });
                 }
             }
-            if last_page {
+            if filter.from.is_none() {
                 return Ok(Page { runs, next: None });
             }
-            if looked >= SCAN {
+            filter.before = filter.from;
+            if begun.elapsed() >= LOOK {
                 return Ok(Page { runs, next: filter.before });
             }
         }

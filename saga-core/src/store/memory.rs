@@ -476,7 +476,8 @@ impl Query for MemoryStore {
             .filter(|s| filter.state.is_none_or(|state| state == s.state))
             .filter(|s| s.attributes.have(&filter.attributes))
             .filter(|s| filter.error.is_none_or(|error| s.error == Some(error)))
-            .filter(|s| filter.before.is_none_or(|before| s.run < before));
+            .filter(|s| filter.before.is_none_or(|before| s.run < before))
+            .filter(|s| filter.from.is_none_or(|from| s.run >= from));
         Ok(wanted.take(limit).collect())
     }
 

@@ -21,6 +21,24 @@ pub trait Query: Send + Sync + 'static {
     async fn summary(&self, run: RunId) -> Result<Option<Summary>>;
     /// Runs that a filter matches, newest first.
     async fn list(&self, filter: &Filter) -> Result<Vec<Summary>>;
+    /// The run that was started as the `nth` (1 or more) before another, or until now; `None` where there are fewer.
+    /// Together with [`Filter::from`] it bounds how many runs a list looks at.
+    ///
+    /// As given it lists them; a store that can count them overrides it.
+    async fn nth_before(&self, before: Option<RunId>, nth: usize) -> Result<Option<RunId>> {
+        let mut filter = Filter { before, ..Filter::default() };
+        let mut left = nth;
+        loop {
+            filter.limit = left.clamp(1, 1000);
+            let page = self.list(&filter).await?;
+            left = left.saturating_sub(page.len());
+            filter.before = page.last().map(|last| last.run);
+            if left == 0 || page.len() < filter.limit {
+                return Ok(filter.before.filter(|_| left == 0));
+            }
+        }
+    }
+
     /// One run's journal, in order; empty when there is none.
     async fn journal(&self, run: RunId) -> Result<Vec<JournalRow>>;
     /// Every definition that a worker has registered.
@@ -218,8 +236,22 @@ pub struct Filter {
     pub error: Option<ErrorId>,
     /// Only runs started before this one (the last of the page before).
     pub before: Option<RunId>,
+    /// Only this run and those started after it.
+    pub from: Option<RunId>,
     /// At most so many; 0 means 100.
     pub limit: usize,
+}
+
+impl Filter {
+    /// Whether the few runs that match may stand behind any number that do not, which have to be looked at one by one.
+    pub(crate) fn passes_over(&self) -> bool {
+        let few = match self.state {
+            Some(State::Ended(_)) => true,
+            Some(_) => false,
+            None => self.definition.is_some(),
+        };
+        few && self.error.is_none() && self.attributes.is_empty()
+    }
 }
 
 /// How many runs of a definition are in one state.

@@ -165,6 +165,10 @@ impl Query for FaultyStore {
         self.query().await.list(filter).await
     }
 
+    async fn nth_before(&self, before: Option<RunId>, nth: usize) -> Result<Option<RunId>> {
+        self.query().await.nth_before(before, nth).await
+    }
+
     async fn journal(&self, run: RunId) -> Result<Vec<JournalRow>> {
         self.query().await.journal(run).await
     }

@@ -1,6 +1,8 @@
 //! What operators and clients ask; every question is one statement, and takes no lock that anybody waits
 //! for.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row};
@@ -19,6 +21,9 @@ use crate::store::query::{
     Counts, Filter, InFlight, Manifest, Query, State, Summary, UnreadMail, WorkerInfo,
 };
 use crate::store::task::to_its_end;
+
+/// How many runs one statement counts.
+const SLICE: u32 = 20_000;
 
 const SUMMARY: &str = "SELECT s.run, s.definition, s.version, s.fingerprint, s.saga, s.digest, s.started_at,
         coalesce(l.state, s.ended), l.owner, l.due, coalesce(s.ended_at, l.since), l.key,
@@ -54,8 +59,8 @@ impl Query for PostgresStore {
             Some(State::Ended(kind)) => format!("s.ended = '{}' AND", kind.as_str()),
             Some(live) => format!("l.state = '{}' AND", live.as_str()),
         };
-        let error = if filter.error.is_some() { "l.error = $4 AND" } else { "" };
-        let first = if filter.error.is_some() { 5 } else { 4 };
+        let error = if filter.error.is_some() { "l.error = $5 AND" } else { "" };
+        let first = if filter.error.is_some() { 6 } else { 5 };
         // Each attribute is a look into an index by its value, in the order of the list.
         let attributes = filter.attributes.iter().zip(0..).map(|(_, index)| {
             let (name, value) = (first + 2 * index, first + 2 * index + 1);
@@ -66,12 +71,14 @@ impl Query for PostgresStore {
         let attributes: String = attributes.collect();
         let text = format!(
             "{SUMMARY} WHERE {state} {error} {attributes} ($1::text IS NULL OR s.definition = $1) AND s.run < $2
+                 AND s.run >= $4
              ORDER BY s.run DESC LIMIT $3"
         );
         let mut query = sqlx::query(AssertSqlSafe(text))
             .bind(filter.definition.as_ref().map(|name| name.as_str().to_owned()))
             .bind(filter.before.map_or(Uuid::max(), |run| run.0))
-            .bind(i64::try_from(limit).unwrap_or(i64::MAX));
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .bind(filter.from.map_or(Uuid::nil(), |run| run.0));
         if let Some(error) = filter.error {
             query = query.bind(error.to_string());
         }
@@ -79,6 +86,14 @@ impl Query for PostgresStore {
             query = query.bind(name.as_str().to_owned()).bind(value.to_owned());
         }
         self.read(query).await?.iter().map(summary).collect()
+    }
+
+    async fn nth_before(&self, before: Option<RunId>, nth: usize) -> Result<Option<RunId>> {
+        let passed = nth.saturating_sub(1);
+        let text =
+            format!("SELECT run FROM saga.start WHERE run < $1 ORDER BY run DESC OFFSET {passed} LIMIT 1");
+        let query = sqlx::query(AssertSqlSafe(text)).bind(before.map_or(Uuid::max(), |run| run.0));
+        self.read(query).await?.first().map(|row| row.try_get(0).map(RunId).map_err(failed)).transpose()
     }
 
     async fn journal(&self, run: RunId) -> Result<Vec<JournalRow>> {
@@ -99,15 +114,32 @@ impl Query for PostgresStore {
         self.read(sqlx::query(text)).await?.iter().map(worker).collect()
     }
 
+    /// A slice after the other, each of them a statement: however much has ended, none of them takes long, nor keeps
+    /// what is removed meanwhile from being cleared away. Each run is counted once, as it is when its slice is read.
     async fn counts(&self) -> Result<Vec<Counts>> {
-        let text = "SELECT definition, state, sum(runs)::bigint FROM (
-                SELECT definition, ended AS state, count(*) AS runs FROM saga.start
-                WHERE ended IS NOT NULL GROUP BY 1, 2
+        let text = format!(
+            "WITH slice AS MATERIALIZED (
+                SELECT run, definition, ended FROM saga.start WHERE run > $1 ORDER BY run LIMIT {SLICE})
+            SELECT *, (SELECT run FROM slice ORDER BY run DESC LIMIT 1) FROM (
+                SELECT definition, ended, count(*) FROM slice WHERE ended IS NOT NULL GROUP BY 1, 2
                 UNION ALL
-                SELECT s.definition, l.state, count(*) FROM saga.live l JOIN saga.start s ON s.run = l.run
-                GROUP BY 1, 2) counted
-            GROUP BY 1, 2 ORDER BY 1, 2";
-        self.read(sqlx::query(text)).await?.iter().map(counts).collect()
+                SELECT s.definition, l.state, count(*) FROM slice s JOIN saga.live l ON l.run = s.run
+                WHERE s.ended IS NULL GROUP BY 1, 2) counted"
+        );
+        let mut all: BTreeMap<(Name, &str), Counts> = BTreeMap::new();
+        let mut after = Uuid::nil();
+        loop {
+            let rows = self.read(sqlx::query(AssertSqlSafe(text.clone())).bind(after)).await?;
+            if rows.is_empty() {
+                return Ok(all.into_values().collect());
+            }
+            for row in &rows {
+                let more = counts(row)?;
+                after = row.try_get(3).map_err(failed)?;
+                let of = (more.definition.clone(), more.state.as_str());
+                all.entry(of).and_modify(|counted| counted.runs += more.runs).or_insert(more);
+            }
+        }
     }
 
     async fn unread_mail(&self) -> Result<Vec<UnreadMail>> {

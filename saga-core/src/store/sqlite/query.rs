@@ -49,8 +49,8 @@ impl Query for SqliteStore {
             Some(State::Ended(kind)) => format!("s.ended = '{}' AND", kind.as_str()),
             Some(live) => format!("l.state = '{}' AND", live.as_str()),
         };
-        let error = if filter.error.is_some() { "l.error = ?4 AND" } else { "" };
-        let first = if filter.error.is_some() { 5 } else { 4 };
+        let error = if filter.error.is_some() { "l.error = ?5 AND" } else { "" };
+        let first = if filter.error.is_some() { 6 } else { 5 };
         // Each attribute is a look into an index by its value, in the order of the list.
         let attributes = filter.attributes.iter().zip(0..).map(|(_, index)| {
             let (name, value) = (first + 2 * index, first + 2 * index + 1);
@@ -61,12 +61,14 @@ impl Query for SqliteStore {
         let attributes: String = attributes.collect();
         let text = format!(
             "{SUMMARY} WHERE {state} {error} {attributes} (?1 IS NULL OR s.definition = ?1) AND s.run < ?2
+                 AND s.run >= ?4
              ORDER BY s.run DESC LIMIT ?3"
         );
         let mut query = sqlx::query(AssertSqlSafe(text))
             .bind(filter.definition.as_ref().map(|name| name.as_str().to_owned()))
             .bind(filter.before.map_or(Uuid::max(), |run| run.0))
-            .bind(i64::try_from(limit).unwrap_or(i64::MAX));
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .bind(filter.from.map_or(Uuid::nil(), |run| run.0));
         if let Some(error) = filter.error {
             query = query.bind(error.to_string());
         }
@@ -74,6 +76,14 @@ impl Query for SqliteStore {
             query = query.bind(name.as_str().to_owned()).bind(value.to_owned());
         }
         self.read(query).await?.iter().map(summary).collect()
+    }
+
+    async fn nth_before(&self, before: Option<RunId>, nth: usize) -> Result<Option<RunId>> {
+        let text = "SELECT run FROM saga_start WHERE run < ? ORDER BY run DESC LIMIT 1 OFFSET ?";
+        let query = sqlx::query(text)
+            .bind(before.map_or(Uuid::max(), |run| run.0))
+            .bind(i64::try_from(nth.saturating_sub(1)).unwrap_or(i64::MAX));
+        self.read(query).await?.first().map(|row| row.try_get(0).map(RunId).map_err(failed)).transpose()
     }
 
     async fn journal(&self, run: RunId) -> Result<Vec<JournalRow>> {

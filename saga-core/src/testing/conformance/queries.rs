@@ -97,6 +97,17 @@ pub(super) async fn a_list_is_filtered_and_paged(rig: &Rig) -> Verdict {
             }
         }
     }
+    for (newest, oldest) in [(0, 0), (0, 7), (5, 11), (5, 5)] {
+        let before = (newest > 0).then(|| all[newest - 1].0);
+        let filter = Filter { before, from: Some(all[oldest].0), ..Filter::default() };
+        let listed: Vec<_> = rig.a.query.list(&filter).await?.iter().map(|saga| saga.run).collect();
+        let wanted: Vec<_> = all[newest..=oldest].iter().map(|(run, ..)| *run).collect();
+        same!(listed, wanted, "those from one to another");
+        let stretch = oldest - newest + 1;
+        same!(rig.a.query.nth_before(before, stretch).await?, Some(all[oldest].0), "where a stretch begins");
+    }
+    same!(rig.a.query.nth_before(None, all.len()).await?, all.last().map(|(run, ..)| *run), "the oldest");
+    same!(rig.a.query.nth_before(None, all.len() + 1).await?, None, "one before the oldest");
     Ok(())
 }
 
