@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `apparatus` | the servers and faults of the tests are what they say they are |
 //! | `conformance` | every store keeps what its trait promises, on the real servers |
+//! | `deployed` | what `deploy/README.md` tells to type does what it says |
 //! | `idempotency` | claims hold while their store is killed, frozen, badly set up or not heard |
 //! | `operators` | what operators see and ask is the same in Postgres as in any other store |
 //! | `outbox` | events are written with the business change or not at all, and applied once, on Postgres |
@@ -16,6 +17,7 @@
 
 mod apparatus;
 mod conformance;
+mod deployed;
 mod idempotency;
 mod operators;
 mod outbox;
