@@ -54,7 +54,7 @@ mod window;
 
 pub use consumer::{Consumer, ConsumerSettings, HandlerError, Received, handler};
 pub use error::{Error, Result};
-pub use event::{Event, Key, Mark, Page, Park};
+pub use event::{Event, Fields, Key, Mark, Page, Park};
 pub use relay::{Relay, RelaySettings};
 pub use route::{Format, Route, Routes};
 pub use sink::{KafkaSettings, KafkaSink, MemorySink};

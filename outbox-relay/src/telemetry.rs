@@ -67,7 +67,7 @@ impl Pages {
             // The end of one that was read before, or a sign of the log's.
             return None;
         }
-        let contexts = events.iter().map(|event| event.trace.as_deref().and_then(trace::traceparent));
+        let contexts = events.iter().map(|event| event.trace().and_then(trace::traceparent));
         let span = batch(SpanKind::Producer, "publish", &self.outbox, contexts);
         span.is_recording().then_some(span)
     }

@@ -9,7 +9,7 @@ use crate::database::Database;
 use crate::{report, setting};
 use async_trait::async_trait;
 use outbox::uuid::Uuid;
-use outbox_relay::route::Record;
+use outbox_relay::route::{Headers, Record};
 use outbox_relay::sink::{Delivery, Failure, Sink};
 use outbox_relay::tokio_util::sync::CancellationToken;
 use outbox_relay::{KafkaSink, PostgresSource, Relay, Result, Routes, Tail};
@@ -79,7 +79,7 @@ async fn hand_over(broker: &Broker) -> (Running, mpsc::UnboundedSender<(i64, Uui
     let topic = broker.topic().await;
     let mut sink = Watched::to(&broker.address());
     let (arrived, stop) = (sink.arrived.clone(), CancellationToken::new());
-    let (handed, mut events) = mpsc::unbounded_channel();
+    let (handed, mut events) = mpsc::unbounded_channel::<(i64, Uuid)>();
     let stopping = stop.clone();
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -89,7 +89,8 @@ async fn hand_over(broker: &Broker) -> (Running, mpsc::UnboundedSender<(i64, Uui
                 tokio::select! {
                     () = stopping.cancelled() => return Ok(()),
                     Some((key, id)) = events.recv() => {
-                        sink.send(ticket, &record(&topic, &key.to_string(), id)).expect("there is room");
+                        let (key, headers) = (key.to_string(), headers(id));
+                        sink.send(ticket, &record(&topic, &key, id, &headers)).expect("there is room");
                         ticket += 1;
                     }
                     taken = sink.deliveries(&mut delivered) => {
@@ -104,9 +105,15 @@ async fn hand_over(broker: &Broker) -> (Running, mpsc::UnboundedSender<(i64, Uui
 }
 
 /// As the relay makes it.
-fn record<'a>(topic: &'a str, key: &'a str, id: Uuid) -> Record<'a> {
-    let headers = vec![("id".into(), id.to_string().into()), ("eventType".into(), "Placed".into())];
-    Record { topic, key, value: Some(PAYLOAD[..].into()), headers, timestamp: None }
+fn record<'a>(topic: &'a str, key: &'a str, id: Uuid, headers: &'a Headers) -> Record<'a> {
+    Record { id, topic, key, value: Some(PAYLOAD[..].into()), headers, timestamp: None }
+}
+
+fn headers(id: Uuid) -> Headers {
+    let mut headers = Headers::default();
+    headers.push("id", &id.to_string());
+    headers.push("eventType", "Placed");
+    headers
 }
 
 impl Running {
@@ -190,7 +197,7 @@ impl Sink for Watched {
     }
 
     fn send(&mut self, ticket: u64, record: &Record<'_>) -> std::result::Result<(), Failure> {
-        self.sent.insert(ticket, record.headers[0].1.parse().expect("the first header is the id"));
+        self.sent.insert(ticket, record.id);
         self.sink.send(ticket, record)
     }
 

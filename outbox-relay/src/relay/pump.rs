@@ -68,6 +68,8 @@ impl<'a> Pump<'a> {
             tracing::info!(events = found.len(), "found in the topics, beyond what is acknowledged");
         }
         let spans = Pages::new(source.name());
+        // A page is taken in while there is any room, and then its mark.
+        let room = relay.settings.window_events.saturating_add(relay.settings.page_events).saturating_add(1);
         let (pages_in, mut pages) = mpsc::channel(1);
         let reader = tokio::spawn(read(source.clone(), relay.settings.page_events, pages_in));
         let mut pump = Self {
@@ -77,7 +79,7 @@ impl<'a> Pump<'a> {
             stats: &relay.stats,
             lead,
             router: Router::new(relay.settings.routes.clone()),
-            window: Window::default(),
+            window: Window::with_room(room),
             tails: Tails::new(resumed.tail),
             spans,
             found,

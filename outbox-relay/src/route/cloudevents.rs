@@ -4,80 +4,63 @@
 //! attributes `traceparent` and `tracestate`. `partitionkey` repeats the record's key, as the binding
 //! asks, and `sequence` the number within it.
 
-use super::{Record, common_headers, timestamp, trace};
+use super::{Headers, push_id, timestamp, trace};
 use crate::event::Event;
 use chrono::{DateTime, SecondsFormat};
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
+use uuid::fmt::Hyphenated;
 
 /// Payload as it is, attributes in headers.
-pub(super) fn binary<'a>(topic: &'a str, source: &'a str, event: &'a Event) -> Record<'a> {
-    let mut headers = common_headers(event);
-    headers.retain(|(name, _)| !is_extension(name));
-    let attributes = attributes(source, event).into_iter();
-    headers.extend(attributes.map(|(name, value)| (format!("ce_{name}").into(), value)));
-    Record {
-        topic,
-        key: &event.aggregate_id,
-        value: event.payload.as_deref().map(Cow::Borrowed),
-        headers,
-        timestamp: timestamp(event),
-    }
+pub(super) fn binary<'a>(headers: &mut Headers, source: &str, event: &'a Event) -> Option<Cow<'a, [u8]>> {
+    push_id(headers, event);
+    let own = event.headers().filter(|(name, _)| !is_extension(name));
+    own.for_each(|(name, value)| headers.push(name, value));
+    attributes(source, event, |name, value| headers.push_prefixed("ce_", name, value));
+    event.payload().map(Cow::Borrowed)
 }
 
 /// One JSON document. A payload that is JSON is nested as it is, other bytes as base64.
-pub(super) fn structured<'a>(topic: &'a str, source: &'a str, event: &'a Event) -> Record<'a> {
+pub(super) fn structured<'a>(headers: &mut Headers, source: &str, event: &'a Event) -> Option<Cow<'a, [u8]>> {
     let mut document = Map::new();
-    for (name, value) in attributes(source, event) {
-        document.insert(name.into_owned(), value.into());
-    }
-    let content_type = event.headers.iter().find(|(name, _)| name == "content-type").map(|(_, value)| value);
+    attributes(source, event, |name, value| {
+        document.insert(name.to_owned(), value.into());
+    });
+    let content_type = event.headers().find(|(name, _)| *name == "content-type").map(|(_, value)| value);
     if let Some(content_type) = content_type {
         document.insert("datacontenttype".into(), json!(content_type));
     }
-    if let Some(payload) = &event.payload {
+    if let Some(payload) = event.payload() {
         let is_json = content_type.is_none_or(|kind| kind.contains("json"));
         match serde_json::from_slice::<Value>(payload) {
             Ok(value) if is_json => document.insert("data".into(), value),
             _ => document.insert("data_base64".into(), json!(base64(payload))),
         };
     }
-    let mut headers = common_headers(event);
-    headers.retain(|(name, _)| name != "content-type");
-    headers.push(("content-type".into(), "application/cloudevents+json; charset=UTF-8".into()));
-    let bytes = serde_json::to_vec(&document).expect("a JSON document is always JSON");
-    Record {
-        topic,
-        key: &event.aggregate_id,
-        value: Some(bytes.into()),
-        headers,
-        timestamp: timestamp(event),
-    }
+    push_id(headers, event);
+    let own = event.headers().filter(|(name, _)| *name != "content-type");
+    own.for_each(|(name, value)| headers.push(name, value));
+    headers.push("content-type", "application/cloudevents+json; charset=UTF-8");
+    Some(serde_json::to_vec(&document).expect("a JSON document is always JSON").into())
 }
 
-fn attributes<'a>(source: &'a str, event: &'a Event) -> Vec<(Cow<'a, str>, Cow<'a, str>)> {
-    let mut attributes: Vec<(Cow<'a, str>, Cow<'a, str>)> = vec![
-        ("specversion".into(), "1.0".into()),
-        ("id".into(), event.id.hyphenated().to_string().into()),
-        ("source".into(), source.into()),
-        ("type".into(), event.event_type.as_str().into()),
-        ("subject".into(), event.aggregate_id.as_str().into()),
-        ("partitionkey".into(), event.aggregate_id.as_str().into()),
-    ];
+fn attributes(source: &str, event: &Event, mut each: impl FnMut(&str, &str)) {
+    each("specversion", "1.0");
+    each("id", event.id.hyphenated().encode_lower(&mut [0; Hyphenated::LENGTH]));
+    each("source", source);
+    each("type", event.event_type());
+    each("subject", event.aggregate_id());
+    each("partitionkey", event.aggregate_id());
     if let Some(time) = timestamp(event).and_then(DateTime::from_timestamp_millis) {
-        attributes.push(("time".into(), time.to_rfc3339_opts(SecondsFormat::Millis, true).into()));
+        each("time", &time.to_rfc3339_opts(SecondsFormat::Millis, true));
     }
-    if let Some(number) = event.key_seq {
-        attributes.push(("sequence".into(), format!("{number:020}").into()));
+    if let Some(number) = event.key_seq() {
+        each("sequence", &format!("{number:020}"));
     }
-    for (name, value) in &event.headers {
-        if is_extension(name) {
-            attributes.push((name.as_str().into(), value.as_str().into()));
-        }
+    event.headers().filter(|(name, _)| is_extension(name)).for_each(|(name, value)| each(name, value));
+    for (name, value) in event.trace().into_iter().flat_map(trace::properties) {
+        each(name, &value);
     }
-    let trace = event.trace.iter().flat_map(|trace| trace::properties(trace));
-    attributes.extend(trace.map(|(name, value)| (name.into(), value)));
-    attributes
 }
 
 /// Headers that CloudEvents knows as extension attributes.

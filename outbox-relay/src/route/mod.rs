@@ -1,19 +1,25 @@
 //! Which topic an event goes to, and what its record looks like there.
 
 mod cloudevents;
+mod headers;
 #[cfg(test)]
 mod tests;
 pub(crate) mod trace;
 
 use crate::event::Event;
+pub use headers::Headers;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
+use uuid::Uuid;
+use uuid::fmt::Hyphenated;
 
 /// A record, borrowed from its event.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Record<'a> {
+    /// The event's id.
+    pub id: Uuid,
     /// The topic.
     pub topic: &'a str,
     /// The key: the aggregate's id.
@@ -21,7 +27,7 @@ pub struct Record<'a> {
     /// The value; `None` is a tombstone.
     pub value: Option<Cow<'a, [u8]>>,
     /// The headers, in order. The first is always the event's `id`.
-    pub headers: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    pub headers: &'a Headers,
     /// When the event was written, in milliseconds since the Unix epoch; `None` lets the broker say.
     pub timestamp: Option<i64>,
 }
@@ -103,11 +109,13 @@ pub(crate) struct Router {
     /// The aggregate type that was asked for last: events of one type come in runs, and each is asked for
     /// several times.
     last: Option<(String, Target)>,
+    /// Of the record that was made last.
+    headers: Headers,
 }
 
 impl Router {
     pub(crate) fn new(routes: Routes) -> Self {
-        Self { routes, known: HashMap::new(), last: None }
+        Self { routes, known: HashMap::new(), last: None, headers: Headers::default() }
     }
 
     /// The topic that the event goes to.
@@ -127,20 +135,24 @@ impl Router {
     pub(crate) fn record<'a>(&'a mut self, event: &'a Event) -> Result<Record<'a>, String> {
         let format = self.target(event)?.format;
         let topic = self.last.as_ref().map_or("", |(_, target)| target.topic.as_ref());
-        Ok(match format {
-            Format::Debezium => plain(topic, event),
-            Format::CloudeventsBinary => cloudevents::binary(topic, &self.routes.source, event),
-            Format::CloudeventsStructured => cloudevents::structured(topic, &self.routes.source, event),
-        })
+        let headers = &mut self.headers;
+        headers.clear();
+        let value = match format {
+            Format::Debezium => plain(headers, event),
+            Format::CloudeventsBinary => cloudevents::binary(headers, &self.routes.source, event),
+            Format::CloudeventsStructured => cloudevents::structured(headers, &self.routes.source, event),
+        };
+        let timestamp = timestamp(event);
+        Ok(Record { id: event.id, topic, key: event.aggregate_id(), value, headers, timestamp })
     }
 
     fn target(&mut self, event: &Event) -> Result<&Target, String> {
-        if let Some(defect) = &event.defect {
-            return Err(defect.clone());
+        if let Some(defect) = event.defect() {
+            return Err(defect.to_owned());
         }
-        if self.last.as_ref().is_none_or(|(kind, _)| *kind != event.aggregate_type) {
-            let target = self.look_up(&event.aggregate_type)?;
-            self.last = Some((event.aggregate_type.clone(), target));
+        if self.last.as_ref().is_none_or(|(last, _)| last.as_bytes() != event.key_bytes().0) {
+            let kind = event.aggregate_type();
+            self.last = Some((kind.to_owned(), self.look_up(kind)?));
         }
         Ok(&self.last.as_ref().expect("it was looked up").1)
     }
@@ -171,29 +183,21 @@ fn find(routes: &Routes, aggregate_type: &str) -> Result<(String, Format), Strin
     Ok((topic, route.and_then(|route| route.format).unwrap_or(routes.format)))
 }
 
-fn plain<'a>(topic: &'a str, event: &'a Event) -> Record<'a> {
-    let mut headers = common_headers(event);
-    headers.push(("eventType".into(), event.event_type.as_str().into()));
-    if let Some(number) = event.key_seq {
-        headers.push(("sequence".into(), number.to_string().into()));
+fn plain<'a>(headers: &mut Headers, event: &'a Event) -> Option<Cow<'a, [u8]>> {
+    push_id(headers, event);
+    event.headers().for_each(|(name, value)| headers.push(name, value));
+    headers.push("eventType", event.event_type());
+    if let Some(number) = event.key_seq() {
+        headers.push("sequence", &number.to_string());
     }
-    let trace = event.trace.iter().flat_map(|trace| trace::properties(trace));
-    headers.extend(trace.map(|(name, value)| (name.into(), value)));
-    Record {
-        topic,
-        key: &event.aggregate_id,
-        value: event.payload.as_deref().map(Cow::Borrowed),
-        headers,
-        timestamp: timestamp(event),
+    for (name, value) in event.trace().into_iter().flat_map(trace::properties) {
+        headers.push(name, &value);
     }
+    event.payload().map(Cow::Borrowed)
 }
 
-/// The id, and what the writer gave.
-fn common_headers(event: &Event) -> Vec<(Cow<'_, str>, Cow<'_, str>)> {
-    let mut headers = Vec::with_capacity(event.headers.len() + 5);
-    headers.push(("id".into(), event.id.hyphenated().to_string().into()));
-    headers.extend(event.headers.iter().map(|(name, value)| (name.as_str().into(), value.as_str().into())));
-    headers
+fn push_id(headers: &mut Headers, event: &Event) {
+    headers.push("id", event.id.hyphenated().encode_lower(&mut [0; Hyphenated::LENGTH]));
 }
 
 fn timestamp(event: &Event) -> Option<i64> {

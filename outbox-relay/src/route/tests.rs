@@ -1,25 +1,32 @@
 //! Records as consumers see them.
 
 use super::*;
-use uuid::Uuid;
+use crate::event::Fields;
 
-fn event() -> Event {
-    Event {
+const TRACE: &str = "traceparent=00-a-b-01\n";
+
+fn with(change: impl FnOnce(&mut Fields<'_>)) -> Event {
+    let headers = [("content-type", "application/json"), ("correlationid", "s-1")];
+    let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let mut fields = Fields {
         id: Uuid::from_u128(7),
         seq: 1,
-        aggregate_type: "order".into(),
-        aggregate_id: "536365".into(),
-        event_type: "OrderPlaced".into(),
-        payload: Some(br#"{"cents":13912}"#.to_vec()),
-        headers: vec![
-            ("content-type".into(), "application/json".into()),
-            ("correlationid".into(), "s-1".into()),
-        ],
-        trace: Some("traceparent=00-a-b-01\n".into()),
-        key_seq: Some(3),
         created_at: 1_700_000_000_123,
+        aggregate_type: "order",
+        aggregate_id: "536365",
+        event_type: "OrderPlaced",
+        payload: Some(br#"{"cents":13912}"#),
+        headers: &headers,
+        trace: Some(TRACE),
+        key_seq: Some(3),
         defect: None,
-    }
+    };
+    change(&mut fields);
+    fields.into()
+}
+
+fn event() -> Event {
+    with(|_| {})
 }
 
 fn headers(record: &Record<'_>) -> Vec<String> {
@@ -33,7 +40,7 @@ fn debezium_consumers_find_what_they_are_used_to() {
     let (mut router, event) = (Router::new(Routes::default()), event());
     let record = router.record(&event).expect("routes");
     assert_eq!((record.topic, record.key), ("outbox.event.order", "536365"));
-    assert_eq!(record.value.as_deref(), event.payload.as_deref());
+    assert_eq!(record.value.as_deref(), event.payload());
     assert_eq!(record.timestamp, Some(1_700_000_000_123));
     let expected = [
         &format!("id={ID}"),
@@ -51,7 +58,7 @@ fn a_cloud_event_in_binary_mode_has_its_attributes_in_headers() {
     let routes = Routes { format: Format::CloudeventsBinary, source: "/shop".into(), ..Routes::default() };
     let (mut router, event) = (Router::new(routes), event());
     let record = router.record(&event).expect("routes");
-    assert_eq!(record.value.as_deref(), event.payload.as_deref());
+    assert_eq!(record.value.as_deref(), event.payload());
     let expected = [
         &format!("id={ID}"),
         "content-type=application/json",
@@ -72,19 +79,20 @@ fn a_cloud_event_in_binary_mode_has_its_attributes_in_headers() {
 #[test]
 fn a_cloud_event_in_structured_mode_nests_json_and_encodes_the_rest() {
     let routes = Routes { format: Format::CloudeventsStructured, ..Routes::default() };
-    let (mut router, mut event) = (Router::new(routes), event());
+    let mut router = Router::new(routes);
     let parse = |record: Record<'_>| -> serde_json::Value {
         assert!(headers(&record).iter().any(|h| h.starts_with("content-type=application/cloudevents+json")));
         serde_json::from_slice(&record.value.expect("a document")).expect("json")
     };
+    let event = event();
     let document = parse(router.record(&event).expect("routes"));
     assert_eq!(document["data"]["cents"], 13912);
     assert_eq!((document["id"].as_str(), document["type"].as_str()), (Some(ID), Some("OrderPlaced")));
     for (bytes, text) in [(&b"\xff"[..], "/w=="), (b"\xff\xfe", "//4="), (b"\xff\xfe\xfd", "//79")] {
-        event.payload = Some(bytes.to_vec());
+        let event = with(|fields| fields.payload = Some(bytes));
         assert_eq!(parse(router.record(&event).expect("routes"))["data_base64"], text);
     }
-    event.payload = None;
+    let event = with(|fields| fields.payload = None);
     assert_eq!(parse(router.record(&event).expect("routes")).get("data"), None);
 }
 
@@ -93,12 +101,12 @@ fn routes_by_aggregate_type_and_refuses_what_is_no_topic() {
     let mut routes = Routes::default();
     let special = Route { topic: Some("orders".into()), format: Some(Format::CloudeventsBinary) };
     routes.by_aggregate_type.insert("order".into(), special);
-    let (mut router, mut event) = (Router::new(routes), event());
-    assert_eq!(router.route(&event), Ok("orders"));
-    event.aggregate_type = "a b".into();
-    assert_eq!(router.route(&event), Err("\"outbox.event.a b\" cannot be the name of a topic".into()));
-    event.aggregate_type = "customer".into();
-    assert_eq!(router.route(&event), Ok("outbox.event.customer"));
-    event.defect = Some("the id is no UUID".into());
-    assert_eq!(router.route(&event), Err("the id is no UUID".into()));
+    let mut router = Router::new(routes);
+    assert_eq!(router.route(&event()), Ok("orders"));
+    let odd = with(|fields| fields.aggregate_type = "a b");
+    assert_eq!(router.route(&odd), Err("\"outbox.event.a b\" cannot be the name of a topic".into()));
+    let customer = with(|fields| fields.aggregate_type = "customer");
+    assert_eq!(router.route(&customer), Ok("outbox.event.customer"));
+    let defect = with(|fields| fields.defect = Some("the id is no UUID"));
+    assert_eq!(router.route(&defect), Err("the id is no UUID".into()));
 }

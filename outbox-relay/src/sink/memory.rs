@@ -102,11 +102,10 @@ impl Sink for MemorySink {
         let fault = cluster.faults.pop_front().unwrap_or(Fault::None);
         let topic = cluster.topics.entry(record.topic.to_owned()).or_default();
         let offset = i64::try_from(topic.len()).unwrap_or(i64::MAX);
-        let id = record.headers.first().and_then(|(_, id)| Uuid::parse_str(id).ok()).unwrap_or_default();
         let headers =
-            record.headers.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+            record.headers.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         let value = record.value.as_deref().map(<[u8]>::to_vec);
-        let stored = Stored { id, key: record.key.to_owned(), value, headers };
+        let stored = Stored { id: record.id, key: record.key.to_owned(), value, headers };
         if !matches!(fault, Fault::Fails(_) | Fault::Fatal) {
             topic.push(stored);
         }

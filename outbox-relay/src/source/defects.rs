@@ -27,8 +27,8 @@ impl Defects {
     }
 
     /// A column that every event has.
-    pub(crate) fn name(&mut self, column: &str, text: Option<&str>) -> String {
-        text.map_or_else(|| self.missing(column), str::to_owned)
+    pub(crate) fn name<'a>(&mut self, column: &str, text: Option<&'a str>) -> &'a str {
+        text.unwrap_or_else(|| self.missing(column))
     }
 
     /// Headers as they are stored: a JSON object of strings. Other values are published as JSON text.

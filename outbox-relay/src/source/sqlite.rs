@@ -10,7 +10,7 @@
 
 use super::{Ack, Decision, Defects, PageSize, ParkedEvent, ParkedNow, Resumed, Source, pause, stored_tail};
 use crate::error::{Error, Result};
-use crate::event::{Event, Key, Page, Park};
+use crate::event::{Event, Fields, Key, Page, Park};
 use crate::lease::LeaseRow;
 use async_trait::async_trait;
 use sqlx::sqlite::{
@@ -379,17 +379,18 @@ async fn dropped(pool: &SqlitePool) -> Result<HashSet<i64>> {
 
 fn event(row: &SqliteRow) -> Result<Event> {
     let mut defects = Defects::default();
-    Ok(Event {
+    let fields = Fields {
         id: defects.id(row.try_get::<Option<&str>, _>("id")?.map(str::as_bytes)),
         seq: row.try_get("seq")?,
         aggregate_type: defects.name("aggregatetype", row.try_get("aggregatetype")?),
         aggregate_id: defects.name("aggregateid", row.try_get("aggregateid")?),
         event_type: defects.name("type", row.try_get("type")?),
         payload: row.try_get("payload")?,
-        headers: defects.headers(row.try_get("headers")?),
         trace: row.try_get("tracingspancontext")?,
         key_seq: row.try_get("key_seq")?,
         created_at: row.try_get("created_at")?,
-        defect: defects.first(),
-    })
+        ..Fields::default()
+    };
+    let headers = defects.headers(row.try_get("headers")?);
+    Ok(Event::from(Fields { headers: &headers, defect: defects.first().as_deref(), ..fields }))
 }

@@ -51,11 +51,12 @@ pub(crate) enum Origin {
 #[derive(Debug)]
 struct Entry {
     origin: Origin,
-    /// `None` when it is done. In a box, because entries are many more than events that are not done.
-    event: Option<Box<Event>>,
+    /// `None` when it is done.
+    event: Option<Event>,
     key: u64,
     attempts: u32,
-    bytes: usize,
+    /// How many tickets later the next event of its key is, that waits for this one; 0 if none does.
+    next: u32,
 }
 
 /// The events between source and broker.
@@ -64,7 +65,9 @@ pub(crate) struct Window {
     entries: VecDeque<Entry>,
     /// The ticket of the first entry.
     first: Ticket,
-    lines: HashMap<u64, Line, BuildHasherDefault<Already>>,
+    /// The keys with events that are not done, and of each the last: the first one was sent, and each leads to the
+    /// next.
+    lines: HashMap<u64, Ticket, BuildHasherDefault<Already>>,
     bytes: usize,
     undone: usize,
     /// Set aside since the last advance.
@@ -78,35 +81,43 @@ pub(crate) struct Window {
     released: usize,
 }
 
-/// The events of one key that are not done: the one that was sent, and those behind it.
-#[derive(Debug)]
-struct Line {
-    sent: Ticket,
-    waiting: VecDeque<Ticket>,
-}
-
 impl Window {
+    /// A window with room for so many events from the beginning; it may grow.
+    pub(crate) fn with_room(events: usize) -> Self {
+        const AT_ONCE_MAX: usize = 1 << 16;
+        Self { entries: VecDeque::with_capacity(events.min(AT_ONCE_MAX)), ..Self::default() }
+    }
+
     /// Takes in the next event. Answers its ticket if it may be sent now.
     pub(crate) fn admit(&mut self, event: Event, origin: Origin) -> Option<Ticket> {
+        self.admit_as(hash(&event), event, origin)
+    }
+
+    fn admit_as(&mut self, key: u64, event: Event, origin: Origin) -> Option<Ticket> {
         let ticket = self.next_ticket();
-        let (key, bytes) = (hash(&event), event.bytes());
         self.count(origin);
-        let event = Some(Box::new(event));
-        self.entries.push_back(Entry { origin, event, key, attempts: 0, bytes });
-        self.bytes += bytes;
+        self.bytes += event.bytes();
         self.undone += 1;
-        if let Some(line) = self.lines.get_mut(&key) {
-            line.waiting.push_back(ticket);
-            return None;
+        self.entries.push_back(Entry { origin, event: Some(event), key, attempts: 0, next: 0 });
+        match self.lines.insert(key, ticket) {
+            None => Some(ticket),
+            Some(last) => {
+                self.link(last, ticket);
+                None
+            }
         }
-        self.lines.insert(key, Line { sent: ticket, waiting: VecDeque::new() });
-        Some(ticket)
+    }
+
+    /// The second one waits for the first.
+    fn link(&mut self, ticket: Ticket, next: Ticket) {
+        let distance = u32::try_from(next - ticket).expect("the window is smaller than that");
+        self.entry_mut(ticket).expect("it is not done").next = distance;
     }
 
     /// Takes in an event that is in the topic already.
     pub(crate) fn admit_done(&mut self, origin: Origin) {
         self.count(origin);
-        self.entries.push_back(Entry { origin, event: None, key: 0, attempts: 0, bytes: 0 });
+        self.entries.push_back(Entry { origin, event: None, key: 0, attempts: 0, next: 0 });
     }
 
     /// So many events of a page were taken in, from this ticket on.
@@ -124,45 +135,56 @@ impl Window {
     /// Takes in an event that is parked at once: it cannot be published, or its key is parked.
     pub(crate) fn admit_parked(&mut self, event: Event, origin: Origin, reason: String) {
         self.admit_done(Origin::Source);
-        self.set_aside(origin, park(Box::new(event), reason));
+        self.set_aside(origin, park(event, reason));
     }
 
     /// The broker has it. Answers the next event of its key, to be sent now.
     pub(crate) fn acknowledged(&mut self, ticket: Ticket) -> Option<Ticket> {
         let entry = self.entry_mut(ticket)?;
-        entry.event.take()?;
-        let (key, bytes) = (entry.key, entry.bytes);
+        let bytes = entry.event.take()?.bytes();
+        let (key, next) = (entry.key, entry.next);
         self.bytes -= bytes;
         self.undone -= 1;
-        let line = self.lines.get_mut(&key).expect("an event that is not done has a line");
-        match line.waiting.pop_front() {
-            Some(next) => {
-                line.sent = next;
-                Some(next)
-            }
-            None => {
-                self.lines.remove(&key);
-                None
-            }
+        if next == 0 {
+            self.lines.remove(&key);
+            return None;
         }
+        Some(ticket + Ticket::from(next))
     }
 
     /// The broker will never take it: parks it, and all of its key that wait behind it. Answers an
     /// event of *another* key that shared the line, to be sent now.
     pub(crate) fn rejected(&mut self, ticket: Ticket, reason: &str) -> Option<Ticket> {
-        let entry = self.entry_mut(ticket)?;
+        let entry = self.entry(ticket)?;
         let (hash, key) = (entry.key, entry.event.as_ref()?.key());
-        let id = entry.event.as_ref()?.id;
-        let waiting = self.lines.remove(&hash).expect("an event that is not done has a line").waiting;
+        let behind = format!("behind {}", entry.event.as_ref()?.id);
+        let waiting = self.waiting(ticket);
+        self.lines.remove(&hash);
         self.park(ticket, reason.to_owned());
-        let mut rest = VecDeque::new();
+        let mut others: Option<(Ticket, Ticket)> = None;
         for later in waiting {
-            let same = self.event(later).is_some_and(|event| event.key() == key);
-            if same { self.park(later, format!("behind {id}")) } else { rest.push_back(later) }
+            if self.event(later).is_some_and(|event| event.key() == key) {
+                self.park(later, behind.clone());
+                continue;
+            }
+            self.entry_mut(later).expect("it waits").next = 0;
+            if let Some((_, last)) = others {
+                self.link(last, later);
+            }
+            others = Some((others.map_or(later, |(first, _)| first), later));
         }
-        let next = rest.pop_front()?;
-        self.lines.insert(hash, Line { sent: next, waiting: rest });
-        Some(next)
+        let (first, last) = others?;
+        self.lines.insert(hash, last);
+        Some(first)
+    }
+
+    /// The events that wait for this one, in order.
+    fn waiting(&self, ticket: Ticket) -> Vec<Ticket> {
+        let next = |ticket: &Ticket| match self.entry(*ticket)?.next {
+            0 => None,
+            distance => Some(*ticket + Ticket::from(distance)),
+        };
+        std::iter::successors(next(&ticket), next).collect()
     }
 
     /// It may or may not have arrived, or cannot arrive now; its key stays taken. Answers how often
@@ -176,7 +198,7 @@ impl Window {
 
     /// The event, until it is done.
     pub(crate) fn event(&self, ticket: Ticket) -> Option<&Event> {
-        self.entry(ticket)?.event.as_deref()
+        self.entry(ticket)?.event.as_ref()
     }
 
     /// Whether it was parked before.
@@ -218,9 +240,9 @@ impl Window {
         let entry = self.entry_mut(ticket).expect("the caller found it");
         let event = entry.event.take().expect("what is in a line is not done");
         // Its end is told by what is set aside; the frontier, which may pass it much later, must not tell another.
-        let (origin, bytes) = (std::mem::replace(&mut entry.origin, Origin::Source), entry.bytes);
+        let origin = std::mem::replace(&mut entry.origin, Origin::Source);
         self.released -= usize::from(matches!(origin, Origin::Released(_)));
-        self.bytes -= bytes;
+        self.bytes -= event.bytes();
         self.undone -= 1;
         self.set_aside(origin, park(event, reason));
     }
@@ -241,15 +263,15 @@ impl Window {
     }
 }
 
-fn park(event: Box<Event>, reason: String) -> Park {
+fn park(event: Event, reason: String) -> Park {
     Park { seq: event.seq, id: event.id, key: event.key(), reason, event: Some(event) }
 }
 
 /// FNV-1a, and a finish that spreads it over all bits.
 fn hash(event: &Event) -> u64 {
     const PRIME: u64 = 0x0100_0000_01b3;
-    let parts = [event.aggregate_type.as_bytes(), b"/", event.aggregate_id.as_bytes()];
-    let bytes = parts.into_iter().flatten();
+    let (kind, id) = event.key_bytes();
+    let bytes = kind.iter().chain(b"/").chain(id);
     let hash = bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(PRIME));
     let mixed = (hash ^ (hash >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
     mixed ^ (mixed >> 32)

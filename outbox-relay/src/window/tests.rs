@@ -1,24 +1,20 @@
 //! The window against a broker that answers in any order and refuses what it likes.
 
 use super::*;
+use crate::event::Fields;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 fn event(seq: i64, key: u8) -> Event {
-    Event {
+    Event::from(Fields {
         id: Uuid::from_u128(seq.unsigned_abs().into()),
         seq,
-        aggregate_type: "order".into(),
-        aggregate_id: key.to_string(),
-        event_type: "Changed".into(),
-        payload: None,
-        headers: Vec::new(),
-        trace: None,
-        key_seq: None,
-        created_at: 0,
-        defect: None,
-    }
+        aggregate_type: "order",
+        aggregate_id: &key.to_string(),
+        event_type: "Changed",
+        ..Fields::default()
+    })
 }
 
 #[test]
@@ -76,6 +72,22 @@ fn a_rejected_event_takes_those_behind_it_along_and_no_others() {
     let behind = format!("behind {}", Uuid::from_u128(1));
     assert_eq!(parked, [(1, "too large"), (2, &behind), (4, &behind)]);
     assert_eq!(window.undone(), 1, "key 2 goes on");
+}
+
+#[test]
+fn keys_that_share_a_hash_wait_for_each_other_and_are_set_aside_apart() {
+    let mut window = Window::default();
+    for (seq, key) in [(1, 1), (2, 2), (3, 1), (4, 3), (5, 2)] {
+        window.admit_as(7, event(seq, key), Origin::Source);
+    }
+    assert_eq!(window.rejected(0, "too large"), Some(1), "of key 2");
+    assert_eq!(window.admit_as(7, event(6, 3), Origin::Source), None, "behind them");
+    assert_eq!(window.rejected(1, "too large"), Some(3), "of key 3");
+    let parked: Vec<i64> = window.advance().parks.iter().map(|park| park.seq).collect();
+    assert_eq!(parked, [1, 3, 2, 5]);
+    assert_eq!((window.acknowledged(3), window.acknowledged(5)), (Some(5), None));
+    assert_eq!((window.undone(), window.bytes()), (0, 0));
+    assert_eq!(window.admit_as(7, event(7, 1), Origin::Source), Some(6), "none is left");
 }
 
 #[test]
@@ -151,7 +163,7 @@ proptest! {
                 Step::Answer { pick, kind } => {
                     let ticket = at_broker[pick % at_broker.len()];
                     let sent = window.event(ticket).expect("what is at the broker is not done").clone();
-                    let key: u8 = sent.aggregate_id.parse().expect("a number");
+                    let key: u8 = sent.aggregate_id().parse().expect("a number");
                     match kind {
                         0 => {
                             parked_keys.insert(key);
@@ -180,7 +192,7 @@ proptest! {
                     }
                 }
             }
-            let keys: BTreeSet<String> = at_broker.iter().filter_map(|t| window.event(*t)).map(|e| e.aggregate_id.clone()).collect();
+            let keys: BTreeSet<String> = at_broker.iter().filter_map(|t| window.event(*t)).map(|e| e.aggregate_id().to_owned()).collect();
             prop_assert_eq!(keys.len(), at_broker.len(), "two events of a key are at the broker");
         }
         for (key, seqs) in log {

@@ -8,7 +8,7 @@ use super::scan::ANSWER_WITHIN;
 use super::{Delivery, Failure, Sink as _, blocking};
 use super::{KafkaSink, Reader};
 use crate::doctor::Finding;
-use crate::route::Record;
+use crate::route::{Headers, Record};
 use rdkafka::Offset;
 use rdkafka::TopicPartitionList;
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
@@ -150,11 +150,13 @@ impl Reader {
         // Nor can random bytes be compressed by the broker.
         let payload: Vec<u8> =
             std::iter::repeat_with(|| *Uuid::new_v4().as_bytes()).flatten().take(limit).collect();
+        let headers = Headers::default();
         let record = Record {
+            id: Uuid::nil(),
             topic,
             key: "outbox-relay doctor",
             value: Some(payload.into()),
-            headers: Vec::new(),
+            headers: &headers,
             timestamp: None,
         };
         if let Err(failure) = sink.send(0, &record) {

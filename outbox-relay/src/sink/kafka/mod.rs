@@ -81,7 +81,7 @@ impl Sink for KafkaSink {
 
     fn send(&mut self, ticket: u64, record: &Record<'_>) -> Result<(), Failure> {
         let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
-        for (name, value) in &record.headers {
+        for (name, value) in record.headers.iter() {
             headers = headers.insert(Header { key: name, value: Some(value.as_bytes()) });
         }
         let mut message =
@@ -103,7 +103,11 @@ impl Sink for KafkaSink {
                     return Err(Error::ProducerDead(fatal.clone()));
                 }
                 if !state.deliveries.is_empty() {
-                    into.append(&mut state.deliveries);
+                    if into.is_empty() {
+                        std::mem::swap(into, &mut state.deliveries);
+                    } else {
+                        into.append(&mut state.deliveries);
+                    }
                     return Ok(());
                 }
             }

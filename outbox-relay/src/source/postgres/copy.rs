@@ -8,7 +8,7 @@ use super::PostgresSource;
 use super::input::Input;
 use super::session::{BEGIN, answered};
 use crate::error::{Error, Result};
-use crate::event::Event;
+use crate::event::{Event, Fields};
 use crate::source::Defects;
 use futures::TryStreamExt as _;
 use sqlx::PgConnection;
@@ -98,7 +98,7 @@ impl Decoder {
 /// One row, in the order of the select list.
 fn event(input: &mut Input<'_>) -> Result<Event, String> {
     let mut defects = Defects::default();
-    Ok(Event {
+    let fields = Fields {
         seq: number(input)?.ok_or("a row without seq")?,
         id: match cell(input)? {
             Some(bytes) if bytes.len() == 16 => Uuid::from_slice(bytes).expect("16 bytes are a UUID"),
@@ -107,13 +107,18 @@ fn event(input: &mut Input<'_>) -> Result<Event, String> {
         aggregate_type: defects.name("aggregatetype", text(input)?),
         aggregate_id: defects.name("aggregateid", text(input)?),
         event_type: defects.name("type", text(input)?),
-        payload: cell(input)?.map(<[u8]>::to_vec),
-        headers: defects.headers(text(input)?),
-        trace: text(input)?.map(str::to_owned),
+        payload: cell(input)?,
+        ..Fields::default()
+    };
+    let headers = defects.headers(text(input)?);
+    Ok(Event::from(Fields {
+        headers: &headers,
+        trace: text(input)?,
         key_seq: number(input)?,
         created_at: number(input)?.map_or(0, |micros| micros.div_euclid(1_000) + EPOCH_MS),
-        defect: defects.first(),
-    })
+        defect: defects.first().as_deref(),
+        ..fields
+    }))
 }
 
 /// A column's bytes, `None` for null.
@@ -185,11 +190,11 @@ mod tests {
         let events = decode(&bytes).expect("decodes");
         assert_eq!(events.len(), 2);
         let event = &events[1];
-        assert_eq!((event.seq, event.key_seq, event.id), (42, Some(3), Uuid::from_u128(7)));
-        assert_eq!((event.aggregate_id.as_str(), event.event_type.as_str()), ("536365", "Placed"));
-        assert_eq!(event.payload.as_deref(), Some(&b"\x00\xff{"[..]));
-        assert_eq!(event.headers, [("tenant".to_owned(), "acme".to_owned())]);
-        assert_eq!((event.trace.as_deref(), event.defect.as_deref()), (None, None));
+        assert_eq!((event.seq, event.key_seq(), event.id), (42, Some(3), Uuid::from_u128(7)));
+        assert_eq!((event.aggregate_id(), event.event_type()), ("536365", "Placed"));
+        assert_eq!(event.payload(), Some(&b"\x00\xff{"[..]));
+        assert_eq!(event.headers().collect::<Vec<_>>(), [("tenant", "acme")]);
+        assert_eq!((event.trace(), event.defect()), (None, None));
         assert_eq!(event.created_at, 1_700_000_000_123);
     }
 
@@ -199,12 +204,12 @@ mod tests {
         cells[1] = Some(b"00000000-0000-0000-0000-000000000009");
         assert_eq!(decode(&message(&cells)).expect("decodes")[0].id, Uuid::from_u128(9));
         cells[1] = Some(b"nine");
-        let defect = decode(&message(&cells)).expect("decodes")[0].defect.clone();
-        assert!(defect.expect("has one").starts_with("the id is no UUID"));
+        let events = decode(&message(&cells)).expect("decodes");
+        assert!(events[0].defect().expect("has one").starts_with("the id is no UUID"));
         cells[1] = None;
         cells[2] = None;
-        let defect = decode(&message(&cells)).expect("decodes")[0].defect.clone();
-        assert_eq!(defect.as_deref(), Some("the row has no id"), "the first is told");
+        let events = decode(&message(&cells)).expect("decodes");
+        assert_eq!(events[0].defect(), Some("the row has no id"), "the first is told");
     }
 
     #[test]

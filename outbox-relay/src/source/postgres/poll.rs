@@ -5,7 +5,7 @@ use super::session::without_limit;
 use super::stream::Stream;
 use super::{PostgresSource, copy};
 use crate::error::{Error, Result};
-use crate::event::{Event, Page};
+use crate::event::{Event, Fields, Page};
 use crate::source::{Defects, PageSize, Resumed, stored_tail};
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgRow;
@@ -186,7 +186,7 @@ async fn read_tick(
 /// One row of a [select list](super::table::Statements).
 pub(super) fn event(row: &PgRow) -> Result<Event> {
     let mut defects = Defects::default();
-    Ok(Event {
+    let fields = Fields {
         id: match row.try_get::<Option<Uuid>, _>("id") {
             Ok(Some(id)) => id,
             Ok(None) => defects.id(None),
@@ -197,14 +197,15 @@ pub(super) fn event(row: &PgRow) -> Result<Event> {
         aggregate_id: defects.name("aggregateid", row.try_get("aggregateid")?),
         event_type: defects.name("type", row.try_get("type")?),
         payload: row.try_get("payload")?,
-        headers: defects.headers(row.try_get("headers")?),
         trace: row.try_get("trace")?,
         key_seq: row.try_get("key_seq")?,
         created_at: row
             .try_get::<Option<DateTime<Utc>>, _>("created_at")?
             .map_or(0, |time| time.timestamp_millis()),
-        defect: defects.first(),
-    })
+        ..Fields::default()
+    };
+    let headers = defects.headers(row.try_get("headers")?);
+    Ok(Event::from(Fields { headers: &headers, defect: defects.first().as_deref(), ..fields }))
 }
 
 fn corrupt(problem: String) -> Error {

@@ -96,11 +96,11 @@ async fn park(source: &PostgresSource, tx: &mut PgConnection, parks: &[Park]) ->
     .bind(column(parks, |park| park.key.aggregate_type.as_str()))
     .bind(column(parks, |park| park.key.aggregate_id.as_str()))
     .bind(column(parks, |park| park.reason.as_str()))
-    .bind(column(parks, |park| whole_event(park, whole).map(|event| event.event_type.as_str())))
-    .bind(column(parks, |park| whole_event(park, whole).and_then(|event| event.payload.as_deref())))
-    .bind(column(parks, |park| whole_event(park, whole).map(|event| headers(&event.headers))))
-    .bind(column(parks, |park| whole_event(park, whole).and_then(|event| event.trace.as_deref())))
-    .bind(column(parks, |park| whole_event(park, whole).and_then(|event| event.key_seq)))
+    .bind(column(parks, |park| whole_event(park, whole).map(|event| event.event_type())))
+    .bind(column(parks, |park| whole_event(park, whole).and_then(|event| event.payload())))
+    .bind(column(parks, |park| whole_event(park, whole).map(headers)))
+    .bind(column(parks, |park| whole_event(park, whole).and_then(|event| event.trace())))
+    .bind(column(parks, |park| whole_event(park, whole).and_then(|event| event.key_seq())))
     .bind(column(parks, |park| whole_event(park, whole).map(|event| event.created_at)))
     .execute(tx)
     .await?;
@@ -108,13 +108,12 @@ async fn park(source: &PostgresSource, tx: &mut PgConnection, parks: &[Park]) ->
 }
 
 fn whole_event(park: &Park, whole: bool) -> Option<&Event> {
-    park.event.as_deref().filter(|_| whole)
+    park.event.as_ref().filter(|_| whole)
 }
 
 /// As JSON, in which a later header of a name replaces an earlier one.
-fn headers(headers: &[(String, String)]) -> String {
-    let object: BTreeMap<&str, &str> =
-        headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+fn headers(event: &Event) -> String {
+    let object: BTreeMap<&str, &str> = event.headers().collect();
     serde_json::to_string(&object).expect("a map of text is always JSON")
 }
 

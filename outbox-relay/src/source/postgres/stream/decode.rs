@@ -3,11 +3,12 @@
 //! Pure. Values arrive in binary where the session asked for that, and as text otherwise: then in UTC,
 //! with ISO dates and hexadecimal bytes, which the session asks for too.
 
-use crate::event::Event;
+use crate::event::{Event, Fields};
 use crate::source::Defects;
 use crate::source::postgres::input::Input;
 use crate::source::postgres::table::Table;
 use chrono::{DateTime, NaiveDateTime};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use uuid::Uuid;
 
@@ -112,7 +113,8 @@ impl Decoder {
         let cells = cells(input, places)?;
         let number = |column: usize| cells[column].number().map_err(|problem| named(column, problem));
         let mut defects = Defects::default();
-        let event = Event {
+        let payload = cells[4].bytes()?;
+        let fields = Fields {
             id: match cells[0] {
                 Cell::Binary(bytes, _) if bytes.len() == 16 => {
                     Uuid::from_slice(bytes).expect("16 bytes are a UUID")
@@ -123,13 +125,15 @@ impl Decoder {
             aggregate_type: defects.name(COLUMNS[1], cells[1].text()?),
             aggregate_id: defects.name(COLUMNS[2], cells[2].text()?),
             event_type: defects.name(COLUMNS[3], cells[3].text()?),
-            payload: cells[4].bytes()?,
-            headers: defects.headers(cells[5].text()?),
-            trace: cells[6].text()?.map(str::to_owned),
+            payload: payload.as_deref(),
+            trace: cells[6].text()?,
             key_seq: number(7)?,
             created_at: cells[8].millis(),
-            defect: defects.first(),
+            ..Fields::default()
         };
+        let headers = defects.headers(cells[5].text()?);
+        let defect = defects.first();
+        let event = Event::from(Fields { headers: &headers, defect: defect.as_deref(), ..fields });
         Ok(Some(Row { event, xid: number(10)?.map(i64::unsigned_abs) }))
     }
 }
@@ -177,11 +181,11 @@ impl<'a> Cell<'a> {
         std::str::from_utf8(bytes).map(Some).map_err(|_| "a value is no UTF-8".into())
     }
 
-    fn bytes(self) -> Result<Option<Vec<u8>>, String> {
+    fn bytes(self) -> Result<Option<Cow<'a, [u8]>>, String> {
         match self {
-            Self::Text(_, BYTEA) => self.text()?.map(hexadecimal).transpose(),
-            Self::Binary(bytes, BYTEA) => Ok(Some(bytes.to_vec())),
-            _ => Ok(self.text()?.map(|text| text.as_bytes().to_vec())),
+            Self::Text(_, BYTEA) => self.text()?.map(|text| hexadecimal(text).map(Cow::Owned)).transpose(),
+            Self::Binary(bytes, BYTEA) => Ok(Some(bytes.into())),
+            _ => Ok(self.text()?.map(|text| text.as_bytes().into())),
         }
     }
 
@@ -310,11 +314,11 @@ mod tests {
         assert_eq!(decoder.decode(0x10, &relation(&NAMES)), Ok(None));
         let row = decoder.decode(0x10, &insert(&cells())).expect("decodes").expect("a row");
         assert_eq!(row.xid, Some(8_589_934_597));
-        assert_eq!((row.event.seq, row.event.key_seq, row.event.id), (42, Some(3), Uuid::from_u128(7)));
-        assert_eq!(row.event.payload.as_deref(), Some(&[0, 255, 123][..]));
-        assert_eq!(row.event.headers, [("tenant".to_owned(), "acme".to_owned())]);
+        assert_eq!((row.event.seq, row.event.key_seq(), row.event.id), (42, Some(3), Uuid::from_u128(7)));
+        assert_eq!(row.event.payload(), Some(&[0, 255, 123][..]));
+        assert_eq!(row.event.headers().collect::<Vec<_>>(), [("tenant", "acme")]);
         assert_eq!(
-            (row.event.created_at, row.event.trace, row.event.defect),
+            (row.event.created_at, row.event.trace(), row.event.defect()),
             (1_700_000_000_123, None, None)
         );
     }
@@ -357,11 +361,8 @@ mod tests {
         decoder.decode(0x10, &relation_of("public\0outboxevent", &names)).expect("decodes");
         let cells = ["order", "not a uuid", "1", "Placed", r#"{"a": 1}"#, "9", "1"].map(Some);
         let event = decoder.decode(0x10, &insert(&cells)).expect("decodes").expect("a row").event;
-        assert_eq!(
-            (event.aggregate_type.as_str(), event.payload.as_deref()),
-            ("order", Some(&br#"{"a": 1}"#[..]))
-        );
-        assert!(event.defect.expect("has one").starts_with("the id is no UUID"));
+        assert_eq!((event.aggregate_type(), event.payload()), ("order", Some(&br#"{"a": 1}"#[..])));
+        assert!(event.defect().expect("has one").starts_with("the id is no UUID"));
     }
 
     #[test]

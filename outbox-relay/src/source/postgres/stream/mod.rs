@@ -43,7 +43,6 @@ use crate::source::PageSize;
 use decode::Row;
 use session::{Heard, Opening};
 pub(super) use session::{PREFIX as MESSAGE_PREFIX, READ_TABLE, Session};
-use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
@@ -72,8 +71,8 @@ pub(super) struct Streaming {
     session: Session,
     /// What polling had read when it ended.
     polled: Snapshot,
-    /// Events streamed that the last mark's snapshot does not see.
-    beyond_mark: HashMap<Uuid, Beyond>,
+    /// Events streamed that the last mark's snapshot does not see, in order.
+    beyond_mark: Vec<Beyond>,
     /// How many events were streamed.
     streamed: usize,
     /// The error with which it ended, behind a page.
@@ -83,6 +82,7 @@ pub(super) struct Streaming {
 /// An event that no mark stands for yet.
 #[derive(Clone, Copy, Debug)]
 struct Beyond {
+    id: Uuid,
     xid: u64,
     /// How many were streamed before it.
     after: usize,
@@ -164,7 +164,7 @@ fn join(source: &PostgresSource, poll: &mut Poll) {
     let Stream::Joining(session) = std::mem::replace(&mut poll.stream, Stream::off()) else { return };
     let polled = poll.cursor.base.clone();
     let streaming =
-        Streaming { session: *session, polled, beyond_mark: HashMap::new(), streamed: 0, broken: None };
+        Streaming { session: *session, polled, beyond_mark: Vec::new(), streamed: 0, broken: None };
     tracing::info!(outbox = source.table.name, "streams");
     poll.stream = Stream::On(Box::new(streaming));
     source.streams.store(true, Ordering::Relaxed);
@@ -176,7 +176,7 @@ fn fall_back(source: &PostgresSource, poll: &mut Poll, error: &Error) {
     source.streams.store(false, Ordering::Relaxed);
     let off = Stream::Off { again: Instant::now() + FIRST_RETRY, pause: FIRST_RETRY * 2 };
     if let Stream::On(streaming) = std::mem::replace(&mut poll.stream, off) {
-        poll.skip.extend(streaming.beyond_mark.into_keys());
+        poll.skip.extend(streaming.beyond_mark.iter().map(|event| event.id));
     }
 }
 
@@ -214,12 +214,11 @@ impl Streaming {
             match next {
                 Heard::Row(row) => {
                     bytes += row.event.bytes();
-                    page.events.extend(self.take(*row)?);
+                    page.events.extend(self.take(row)?);
                 }
                 Heard::Mark { snapshot, lsn } => {
-                    self.beyond_mark.retain(|_, event| !snapshot.sees(event.xid));
-                    let first = self.beyond_mark.values().map(|event| event.after).min();
-                    page.beyond = first.map_or(0, |first| self.streamed - first);
+                    self.beyond_mark.retain(|event| !snapshot.sees(event.xid));
+                    page.beyond = self.beyond_mark.first().map_or(0, |first| self.streamed - first.after);
                     let cursor = Cursor { base: snapshot, tick: None };
                     let mut marks = source.marks.lock().expect("never poisoned");
                     page.mark = Some(marks.set(cursor.clone(), Some(lsn)));
@@ -241,7 +240,7 @@ impl Streaming {
         if self.polled.sees(xid) {
             return Ok(None);
         }
-        self.beyond_mark.insert(row.event.id, Beyond { xid, after: self.streamed });
+        self.beyond_mark.push(Beyond { id: row.event.id, xid, after: self.streamed });
         self.streamed += 1;
         self.session.has_events();
         Ok(Some(row.event))

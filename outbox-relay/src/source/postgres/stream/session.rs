@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(super) enum Heard {
     /// A row was committed.
-    Row(Box<Row>),
+    Row(Row),
     /// All that this snapshot sees has been said.
     Mark { snapshot: Snapshot, lsn: u64 },
     /// The table was described anew: it, or its publication, may have been changed. Ask
@@ -162,7 +162,7 @@ impl Session {
                 let row = self.decoder.decode(wal_start.as_u64(), &data).map_err(Error::Replication)?;
                 let again = described > 0 && self.decoder.described > described;
                 let other = if again { Heard::Described } else { Heard::Nothing };
-                Ok(row.map_or(other, |row| Heard::Row(Box::new(row))))
+                Ok(row.map_or(other, Heard::Row))
             }
             ReplicationEvent::Message { prefix, content, lsn, .. } if prefix == PREFIX => {
                 let text = std::str::from_utf8(&content).unwrap_or_default();
