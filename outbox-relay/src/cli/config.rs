@@ -67,6 +67,7 @@ pub(super) struct Kafka {
 pub(super) enum Property {
     Text(String),
     Number(i64),
+    Fraction(f64),
     Truth(bool),
 }
 
@@ -222,6 +223,7 @@ impl std::fmt::Display for Property {
         match self {
             Self::Text(text) => f.write_str(text),
             Self::Number(number) => write!(f, "{number}"),
+            Self::Fraction(number) => write!(f, "{number}"),
             Self::Truth(truth) => write!(f, "{truth}"),
         }
     }
