@@ -215,6 +215,29 @@ async fn a_poison_record_waits_with_its_key_for_release() {
     assert_eq!(world.applied().await, expected);
 }
 
+/// Batches come faster than released records are looked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_released_key_moves_while_others_are_busy() {
+    let world = World::open(1).await;
+    let (_, relay) = world.relay().await;
+    let (stats, consumer) = world.consumer();
+    world.place("a", "poison").await;
+    eventually("it is parked", async || stats.parked.get() == 1).await;
+    std::fs::write(world.directory.path().join("antidote"), "").expect("writes");
+    let mut connection = world.db.acquire().await.expect("connects");
+    Inbox::new("notices")
+        .release(&mut *connection, TOPIC, Some(b"a"), Release::Retry)
+        .await
+        .expect("releases");
+    eventually("it is applied", async || {
+        world.place("b", "busy").await;
+        world.applied().await.iter().any(|(key, payload)| key == "a" && payload == "poison")
+    })
+    .await;
+    consumer.stop().await;
+    relay.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_record_the_broker_refuses_is_parked_with_its_key_only() {
     let world = World::open(1).await;

@@ -49,7 +49,11 @@ use apply::Worker;
 use outbox::Inbox;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
+
+/// How often to look for released records, while any are parked.
+const LOOK_AT_PARKED_EVERY: Duration = Duration::from_millis(500);
 
 /// What to consume, as whom, and how.
 #[derive(Clone, Debug)]
@@ -175,6 +179,9 @@ impl<D: Database> Consumer<D> {
         let (mut batches, told, poller) =
             poller::start(&self.settings, inbox.clone(), self.database.clone(), self.stats.clone(), guard)?;
         let mut worker = Worker::new(self.database, inbox, handler, self.settings.attempts, self.stats);
+        // Goes on while batches come, however fast.
+        let mut look_at_parked = tokio::time::interval(LOOK_AT_PARKED_EVERY);
+        look_at_parked.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut worked = Ok(());
         while worked.is_ok() {
             tokio::select! {
@@ -182,7 +189,7 @@ impl<D: Database> Consumer<D> {
                     Some(batch) => worked = worker.apply(batch, &told, &stop).await,
                     None => break,
                 },
-                () = tokio::time::sleep(Duration::from_millis(500)), if worker.has_parked() => {
+                _ = look_at_parked.tick(), if worker.has_parked() => {
                     worked = worker.apply_released(&told, &stop).await;
                 }
             }
