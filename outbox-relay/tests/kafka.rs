@@ -56,7 +56,7 @@ impl World {
         (stats, Task { task: tokio::spawn(relay.run(stop.clone())), stop })
     }
 
-    /// A consumer that writes down what it applies; a payload `poison` cannot be applied while
+    /// A consumer that writes down what it applies; a payload `poison` cannot be applied, and `bug` meets one, while
     /// the file `antidote` is missing.
     fn consumer(&self) -> (Arc<ConsumerStats>, Task) {
         let mut settings = ConsumerSettings::new(self.kafka.bootstrap_servers(), "notices", [TOPIC]);
@@ -76,6 +76,7 @@ impl World {
                 if payload == "poison" && !cured {
                     return Err(HandlerError::park("cannot be applied"));
                 }
+                assert!(payload != "bug" || cured, "there is a bug");
                 Ok(())
             })
         });
@@ -234,6 +235,35 @@ async fn a_released_key_moves_while_others_are_busy() {
         world.applied().await.iter().any(|(key, payload)| key == "a" && payload == "poison")
     })
     .await;
+    consumer.stop().await;
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_on_which_the_handler_panics_is_parked_like_any_other() {
+    let world = World::open(1).await;
+    let (_, relay) = world.relay().await;
+    for (key, payload) in [("a", "1"), ("a", "bug"), ("b", "2")] {
+        world.place(key, payload).await;
+    }
+    let (stats, consumer) = world.consumer();
+    world.until_applied(2).await;
+    eventually("one is parked", async || stats.parked.get() == 1).await;
+    let inbox = Inbox::new("notices");
+    let mut connection = world.db.acquire().await.expect("connects");
+    let parked = inbox.parked(&mut *connection, 10).await.expect("reads");
+    assert_eq!(parked[0].reason, "the handler panicked: there is a bug");
+    inbox.release(&mut *connection, TOPIC, Some(b"a"), Release::Retry).await.expect("releases");
+    eventually("it is held again", async || {
+        let sql = "SELECT count(*) FROM inbox_parked WHERE NOT released";
+        sqlx::query_scalar::<_, i64>(sql).fetch_one(&world.db).await.expect("reads") == 1
+    })
+    .await;
+    world.place("b", "3").await;
+    world.until_applied(3).await;
+    std::fs::write(world.directory.path().join("antidote"), "").expect("writes");
+    inbox.release(&mut *connection, TOPIC, Some(b"a"), Release::Retry).await.expect("releases");
+    world.until_applied(4).await;
     consumer.stop().await;
     relay.stop().await;
 }

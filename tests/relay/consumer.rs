@@ -15,6 +15,7 @@ use outbox_relay::tokio_util::sync::CancellationToken;
 use outbox_relay::{Consumer, ConsumerSettings, handler};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use sqlx::{Connection, PgConnection, PgPool, query, query_as, query_scalar};
@@ -229,6 +230,31 @@ async fn a_rebalance_inside_a_handler_applies_each_record_once_and_in_order() {
     assert!(first.applied.get() > 0 && second.applied.get() > 0, "{first:?} {second:?}");
     assert_eq!(first.applied.get() + second.applied.get(), everything as u64);
     assert!(first.fenced.get() > 0, "it had read on under the assignment that is gone: {first:?}");
+}
+
+/// Java clients write numbers into headers as their bytes, which are text as far as UTF-8 goes, and which no
+/// database stores as such.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poison_record_with_a_header_of_zero_bytes_is_parked() {
+    let mut world = World::open(kafka::shared().await).await;
+    let producer: FutureProducer =
+        ClientConfig::new().set("bootstrap.servers", &world.broker).create().unwrap();
+    let headers = [("version", &[0, 0, 0, 1][..]), ("tenant", b"acme")]
+        .into_iter()
+        .fold(OwnedHeaders::new(), |headers, (key, value)| {
+            headers.insert(Header { key, value: Some(value) })
+        });
+    let poison = FutureRecord::to(&world.topic).partition(0).key("p").payload("no number").headers(headers);
+    producer.send(poison, Duration::from_secs(60)).await.unwrap();
+    let consumer = world.consumer(world.settings(), Door::open()).await;
+    world.produce(EVENTS_EACH..2 * EVENTS_EACH).await;
+    let everything = 2 * i64::from(PARTITIONS) * EVENTS_EACH;
+    world.until("the others", "SELECT count(*) FROM applied", |applied| applied == everything).await;
+    assert!(!consumer.task.is_finished(), "it goes on");
+    consumer.stop().await;
+    let parked = Inbox::new(&world.group).parked(&mut world.connection, 9).await.unwrap();
+    let headers: Vec<_> = parked.iter().flat_map(|record| &record.headers).collect();
+    assert_eq!(headers, [(&"tenant".to_owned(), &"acme".to_owned())]);
 }
 
 /// A member that the group has forgotten wakes up in the middle of taking partitions over, and is gone for good then.

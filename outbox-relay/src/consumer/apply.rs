@@ -1,6 +1,6 @@
 //! Applying batches, a transaction per partition.
 
-use super::handler::{Handler, HandlerError};
+use super::handler::{Handler, HandlerError, handle};
 use super::poller::{Batch, Told};
 use super::{ConsumerStats, Database, Received};
 use crate::error::{Error, Result};
@@ -166,7 +166,7 @@ impl<D: Database, H: Handler<D::Connection>> Worker<D, H> {
             let mut ids: Vec<Uuid> = received.id.into_iter().collect();
             ids = inbox.first_time(&mut *tx, &ids).await?;
             if (received.id.is_none() || !ids.is_empty())
-                && let Err(error) = handler.handle(&mut tx, &received).await
+                && let Err(error) = handle(&*handler, &mut *tx, &received).await
             {
                 drop(tx);
                 let mut tx = database.begin().await?;
@@ -280,7 +280,7 @@ impl<D: Database, H: Handler<D::Connection>> Worker<D, H> {
                     set_aside += u64::from(piece.park.is_none());
                 } else if record.id.is_some_and(|id| !fresh.remove(&id)) {
                     duplicates += 1;
-                } else if let Err(error) = handler.handle(&mut tx, record).await {
+                } else if let Err(error) = handle(&*handler, &mut *tx, record).await {
                     return Ok(Outcome::Failed { index: piece.from + index, error });
                 } else {
                     applied += 1;

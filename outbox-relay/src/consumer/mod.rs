@@ -21,7 +21,7 @@
 //!
 //! # A record that cannot be applied
 //!
-//! If the handler fails, the batch is rolled back and applied again in pieces, so that the records
+//! If the handler fails, or panics, the batch is rolled back and applied again in pieces, so that the records
 //! before the failing one become durable. That one is tried again, with pauses, then **parked**: it
 //! and all later records of its key are set aside in the inbox, and the watermark passes them. Other
 //! keys go on. [`outbox::Inbox::release`] hands them to the handler again, in order.

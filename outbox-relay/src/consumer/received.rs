@@ -22,7 +22,7 @@ pub struct Received {
     pub key: Option<Vec<u8>>,
     /// The value; `None` is a tombstone.
     pub payload: Option<Vec<u8>>,
-    /// The headers that are text.
+    /// The headers that are text: UTF-8 without NUL, which no database stores as text.
     pub headers: BTreeMap<String, String>,
 }
 
@@ -32,7 +32,7 @@ impl Received {
         let headers: BTreeMap<String, String> = headers
             .filter_map(|header| {
                 let text = std::str::from_utf8(header.value?).ok()?;
-                Some((header.key.to_owned(), text.to_owned()))
+                (!text.contains('\0')).then(|| (header.key.to_owned(), text.to_owned()))
             })
             .collect();
         Self {
