@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outbox_relay::outbox::Outbox;
+use outbox_relay::outbox::{Message, Outbox};
 use outbox_relay::sink::Failure;
 use outbox_relay::sink::memory::Fault;
 use outbox_relay::source::postgres::Table;
@@ -164,6 +164,66 @@ async fn a_lost_slot_stops_the_relay_until_the_table_can_be_polled() {
     relay.stop().await;
 }
 
+/// What a relay writes into the log reaches every slot of the database.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_marks_of_another_outbox_are_none_of_its_own() {
+    let (database, mut connection) = debezium().await;
+    let broker = MemorySink::new();
+    let relay = Running::start(source(&database).await, &broker);
+    let other_source = async || PostgresSource::connect(database.url()).await.unwrap();
+    let other = Running::start(other_source().await.keep(Duration::from_secs(3_600)), &broker);
+    until_streaming(&relay).await;
+    until_streaming(&other).await;
+    let event = Message::new("invoice", 7, "InvoiceSent");
+    let id = event.event_id();
+    outbox::enqueue(&mut connection, event).await.unwrap();
+    other.until(async |_| broker.ids("outbox.event.invoice") == [id]).await;
+    assert_eq!(other_source().await.replay(1, 1).await.unwrap(), 1);
+    other.until(async |_| broker.ids("outbox.event.invoice") == [id, id]).await;
+    until_streaming(&other).await;
+    let first = insert(&mut connection, "1").await;
+    relay.until(async |_| broker.ids(TOPIC) == [first]).await;
+    relay.stop().await;
+    other.stop().await;
+}
+
+/// The log holds a mark from before, which no acknowledgement has passed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publication_that_was_changed_and_has_all_inserts_still_is_read_on() {
+    let (database, mut connection) = debezium().await;
+    let broker = MemorySink::new();
+    broker.fail([Fault::Silence]);
+    let relay = Running::start(source(&database).await, &broker);
+    until_streaming(&relay).await;
+    let slot = format!("watch_{}", Uuid::new_v4().simple());
+    let watch = "SELECT lsn FROM pg_create_logical_replication_slot($1, 'pgoutput', true)";
+    query(watch).bind(&slot).execute(&mut connection).await.unwrap();
+    let mut placed = vec![insert(&mut connection, "1").await];
+    relay.until(async |_| broker.ids(TOPIC) == placed).await;
+    let marks = "SELECT count(*) FROM pg_logical_slot_peek_binary_changes($1, NULL, NULL, 'proto_version', '1', \
+                     'publication_names', 'outbox_relay_public_outboxevent', 'messages', 'true') \
+                 WHERE get_byte(data, 0) = ascii('M')";
+    // One of them at least was written after the event was sent.
+    relay
+        .until(async |_| {
+            query_scalar::<_, i64>(marks).bind(&slot).fetch_one(&mut connection).await.unwrap() >= 2
+        })
+        .await;
+    let change = "ALTER PUBLICATION outbox_relay_public_outboxevent SET (publish = 'insert, update')";
+    raw_sql(change).execute(&mut connection).await.unwrap();
+    relay.kill().await;
+
+    let relay = Running::start(source(&database).await, &broker);
+    placed.push(insert(&mut connection, "1").await);
+    relay.until(async |_| broker.ids(TOPIC) == placed).await;
+    // And under it: one that leaves inserts out is not read past.
+    let change = "ALTER PUBLICATION outbox_relay_public_outboxevent SET (publish = 'insert')";
+    raw_sql(change).execute(&mut connection).await.unwrap();
+    placed.push(insert(&mut connection, "1").await);
+    relay.until(async |_| broker.ids(TOPIC) == placed).await;
+    relay.stop().await;
+}
+
 /// Two relays: the slot is one's, and its successor takes it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_takes_the_slot_with_the_lease() {
@@ -193,11 +253,11 @@ async fn a_service_enqueues_into_it_by_its_columns() {
         .json_payload()
         .build()
         .unwrap();
-    let plain = outbox::Message::new("order", 7, "OrderPlaced").json(&serde_json::json!({"n": 2})).unwrap();
-    let many: Vec<_> = (0..3).map(|_| outbox::Message::new("order", 7, "OrderPlaced")).collect();
+    let plain = Message::new("order", 7, "OrderPlaced").json(&serde_json::json!({"n": 2})).unwrap();
+    let many: Vec<_> = (0..3).map(|_| Message::new("order", 7, "OrderPlaced")).collect();
     let mut ids = vec![plain.event_id()];
-    ids.extend(many.iter().map(outbox::Message::event_id));
-    let locked = outbox::Message::new("order", 7, "OrderShipped").serialized();
+    ids.extend(many.iter().map(Message::event_id));
+    let locked = Message::new("order", 7, "OrderShipped").serialized();
     ids.push(locked.event_id());
     outbox.enqueue(&mut connection, plain).await.unwrap();
     outbox.enqueue_all(&mut connection, &many).await.unwrap();

@@ -12,7 +12,7 @@
 use super::PostgresSource;
 use super::cursor::Snapshot;
 use super::session::without_limit;
-use super::stream::{MESSAGE_PREFIX, READ_TABLE};
+use super::stream::{READ_TABLE, message_prefix};
 use super::table::Statements;
 use crate::error::{Error, Result};
 use crate::event::{Key, Park};
@@ -171,7 +171,7 @@ pub(super) async fn replay(source: &PostgresSource, first: i64, last: i64) -> Re
     // A stream does not carry updates: a relay that streams is sent back to its table.
     sqlx::query("SELECT pg_logical_emit_message(true, $1, $2)::text")
         .persistent(source.named())
-        .bind(MESSAGE_PREFIX)
+        .bind(message_prefix(&source.table.name))
         .bind(READ_TABLE)
         .execute(&mut *tx)
         .await?;

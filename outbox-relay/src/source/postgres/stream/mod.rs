@@ -42,7 +42,7 @@ use crate::event::{Event, Page};
 use crate::source::PageSize;
 use decode::Row;
 use session::{Heard, Opening};
-pub(super) use session::{PREFIX as MESSAGE_PREFIX, READ_TABLE, Session};
+pub(super) use session::{READ_TABLE, Session, message_prefix};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
@@ -216,7 +216,8 @@ impl Streaming {
                     bytes += row.event.bytes();
                     page.events.extend(self.take(row)?);
                 }
-                Heard::Mark { snapshot, lsn } => {
+                Heard::Mark { other_state: Some(_), .. } => return Err(session::changed()),
+                Heard::Mark { snapshot, lsn, .. } => {
                     self.beyond_mark.retain(|event| !snapshot.sees(event.xid));
                     page.beyond = self.beyond_mark.first().map_or(0, |first| self.streamed - first.after);
                     let cursor = Cursor { base: snapshot, tick: None };

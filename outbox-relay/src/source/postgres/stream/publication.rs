@@ -49,27 +49,32 @@ pub(super) const MARK: &str = concat!(
 
 /// The publication of this name, or our own, which is made if it is missing.
 pub(super) async fn find(pool: &PgPool, table: &Table, given: Option<String>) -> Result<Publication> {
-    if let Some(name) = given {
-        return match look(pool, table, &name).await? {
-            Found::Whole(state) => Ok(Publication { name, table: table.name.clone(), state }),
-            Found::Partial | Found::WithoutTable => Err(lacks(&name, table)),
-            Found::Nothing => Err(Error::Replication(format!("there is no publication {name}"))),
+    let own = table.own("outbox_relay");
+    if given.is_none() {
+        let change = match look(pool, &table.name, &own).await? {
+            Found::Whole(_) | Found::Partial => None,
+            // The table was dropped and made anew.
+            Found::WithoutTable => Some(format!("ALTER PUBLICATION {own} ADD TABLE {}", table.name)),
+            Found::Nothing => {
+                Some(format!("CREATE PUBLICATION {own} FOR TABLE {} WITH (publish = 'insert')", table.name))
+            }
         };
-    }
-    let name = table.own("outbox_relay");
-    let change = match look(pool, table, &name).await? {
-        Found::Whole(state) => return Ok(Publication { name, table: table.name.clone(), state }),
-        Found::Partial => return Err(lacks(&name, table)),
-        // The table was dropped and made anew.
-        Found::WithoutTable => format!("ALTER PUBLICATION {name} ADD TABLE {}", table.name),
-        Found::Nothing => {
-            format!("CREATE PUBLICATION {name} FOR TABLE {} WITH (publish = 'insert')", table.name)
+        if let Some(change) = change {
+            sqlx::query(AssertSqlSafe(change)).execute(pool).await?;
         }
-    };
-    sqlx::query(AssertSqlSafe(change)).execute(pool).await?;
-    match look(pool, table, &name).await? {
-        Found::Whole(state) => Ok(Publication { name, table: table.name.clone(), state }),
-        _ => Err(lacks(&name, table)),
+    }
+    whole(pool, &table.name, &given.unwrap_or(own)).await
+}
+
+/// A publication as it is now, if it has all of the table's inserts.
+pub(super) async fn whole(pool: &PgPool, table: &str, name: &str) -> Result<Publication> {
+    match look(pool, table, name).await? {
+        Found::Whole(state) => Ok(Publication { name: name.to_owned(), table: table.to_owned(), state }),
+        Found::Nothing => Err(Error::Replication(format!("there is no publication {name}"))),
+        Found::Partial | Found::WithoutTable => Err(Error::Replication(format!(
+            "the publication {name} does not publish all inserts of {table}: ALTER PUBLICATION {name} SET TABLE \
+             {table} and SET (publish = 'insert')"
+        ))),
     }
 }
 
@@ -90,20 +95,12 @@ enum Found {
     Whole(String),
 }
 
-async fn look(pool: &PgPool, table: &Table, name: &str) -> Result<Found> {
-    let row = sqlx::query(LOOK).bind(name).bind(&table.name).fetch_optional(pool).await?;
+async fn look(pool: &PgPool, table: &str, name: &str) -> Result<Found> {
+    let row = sqlx::query(LOOK).bind(name).bind(table).fetch_optional(pool).await?;
     let Some(row) = row else { return Ok(Found::Nothing) };
     Ok(match (row.try_get("has_table")?, row.try_get("whole")?) {
         (false, _) => Found::WithoutTable,
         (true, false) => Found::Partial,
         (true, true) => Found::Whole(row.try_get("state")?),
     })
-}
-
-fn lacks(name: &str, table: &Table) -> Error {
-    Error::Replication(format!(
-        "the publication {name} does not publish all inserts of {}: ALTER PUBLICATION {name} SET TABLE {} and SET \
-         (publish = 'insert')",
-        table.name, table.name
-    ))
 }

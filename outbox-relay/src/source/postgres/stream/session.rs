@@ -15,8 +15,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// The prefix of our messages in the log.
-pub(in crate::source::postgres) const PREFIX: &str = "outbox-relay";
+/// The prefix of the messages in the log that are about this outbox. They reach every slot of the database, those of
+/// other outboxes too.
+pub(in crate::source::postgres) fn message_prefix(outbox: &str) -> String {
+    format!("outbox-relay {outbox}")
+}
+
 /// The content of the message that sends the relay back to its table.
 pub(in crate::source::postgres) const READ_TABLE: &str = "read the table";
 
@@ -33,8 +37,9 @@ const PATIENCE: Duration = Duration::from_millis(50);
 pub(super) enum Heard {
     /// A row was committed.
     Row(Row),
-    /// All that this snapshot sees has been said.
-    Mark { snapshot: Snapshot, lsn: u64 },
+    /// All that this snapshot sees has been said, unless the publication left something out: if this was written under
+    /// another state of it than it was found in, that.
+    Mark { snapshot: Snapshot, lsn: u64, other_state: Option<String> },
     /// The table was described anew: it, or its publication, may have been changed. Ask
     /// [`Session::is_whole`] before the next row is believed to be the next one.
     Described,
@@ -46,7 +51,10 @@ pub(in crate::source::postgres) struct Session {
     client: ReplicationClient,
     pool: PgPool,
     decoder: Decoder,
+    prefix: String,
     publication: Publication,
+    /// Another state of it, whose marks are believed.
+    passed: Option<String>,
     busy: Arc<AtomicBool>,
     marker: tokio::task::JoinHandle<()>,
     /// What had committed before the slot begins, and is not sent.
@@ -97,9 +105,21 @@ impl Session {
         };
         client.wait_started().await.map_err(failed)?;
         let busy = Arc::new(AtomicBool::new(true));
-        let marker = tokio::spawn(mark(pool.clone(), publication.clone(), busy.clone()));
+        let prefix = message_prefix(&table.name);
+        let marker = tokio::spawn(mark(pool.clone(), prefix.clone(), publication.clone(), busy.clone()));
         let decoder = Decoder::new(table);
-        Ok(Self { client, pool, decoder, publication, busy, marker, before, silent: Duration::ZERO })
+        Ok(Self {
+            client,
+            pool,
+            decoder,
+            prefix,
+            publication,
+            passed: None,
+            busy,
+            marker,
+            before,
+            silent: Duration::ZERO,
+        })
     }
 
     /// Whether whoever has read all that this snapshot sees finds the rest in the stream.
@@ -139,10 +159,16 @@ impl Session {
 
     /// Checks that the publication is what it was when the stream began.
     pub(super) async fn is_whole(&self) -> Result<()> {
-        if publication::is_as_found(&self.pool, &self.publication).await? {
-            return Ok(());
-        }
-        Err(Error::Replication("the publication was changed".into()))
+        if publication::is_as_found(&self.pool, &self.publication).await? { Ok(()) } else { Err(changed()) }
+    }
+
+    /// Goes on past marks of another state of the publication, with it as it is now, if that has all of the table's
+    /// inserts.
+    pub(super) async fn pass(&mut self, other_state: String) -> Result<()> {
+        let Publication { table, name, .. } = &self.publication;
+        self.publication = publication::whole(&self.pool, table, name).await?;
+        self.passed = Some(other_state);
+        Ok(())
     }
 
     /// Everything up to here may be forgotten.
@@ -164,17 +190,16 @@ impl Session {
                 let other = if again { Heard::Described } else { Heard::Nothing };
                 Ok(row.map_or(other, Heard::Row))
             }
-            ReplicationEvent::Message { prefix, content, lsn, .. } if prefix == PREFIX => {
+            ReplicationEvent::Message { prefix, content, lsn, .. } if prefix == self.prefix => {
                 let text = std::str::from_utf8(&content).unwrap_or_default();
                 if text == READ_TABLE {
                     return Err(Error::Replication("told to read the table".into()));
                 }
                 let (snapshot, state) = text.split_once('|').unwrap_or((text, ""));
-                if state != self.publication.state {
-                    return Err(Error::Replication("the publication was changed".into()));
-                }
+                let as_found = state == self.publication.state || self.passed.as_deref() == Some(state);
+                let other_state = (!as_found).then(|| state.to_owned());
                 let snapshot = snapshot.parse().map_err(Error::Replication)?;
-                Ok(Heard::Mark { snapshot, lsn: lsn.as_u64() })
+                Ok(Heard::Mark { snapshot, lsn: lsn.as_u64(), other_state })
             }
             _ => Ok(Heard::Nothing),
         }
@@ -210,7 +235,7 @@ async fn exported_snapshot(pool: &PgPool, name: &[u8]) -> Result<Snapshot> {
 }
 
 /// Writes the current snapshot into the log, again and again.
-async fn mark(pool: PgPool, publication: Publication, busy: Arc<AtomicBool>) {
+async fn mark(pool: PgPool, prefix: String, publication: Publication, busy: Arc<AtomicBool>) {
     let mut quiet = 0;
     loop {
         tokio::time::sleep(MARK_EVERY).await;
@@ -222,7 +247,7 @@ async fn mark(pool: PgPool, publication: Publication, busy: Arc<AtomicBool>) {
         let written = sqlx::query(MARK)
             .bind(&publication.name)
             .bind(&publication.table)
-            .bind(PREFIX)
+            .bind(&prefix)
             .execute(&pool)
             .await;
         if let Err(error) = written {
@@ -235,6 +260,11 @@ async fn mark(pool: PgPool, publication: Publication, busy: Arc<AtomicBool>) {
 async fn takes_binary(pool: &PgPool) -> Result<bool> {
     let version = "SELECT current_setting('server_version_num')::int >= 140000";
     Ok(sqlx::query_scalar(version).fetch_one(pool).await?)
+}
+
+/// What ends a stream: the table has what the publication left out.
+pub(super) fn changed() -> Error {
+    Error::Replication("the publication was changed".into())
 }
 
 pub(super) fn failed(error: PgWireError) -> Error {

@@ -10,6 +10,9 @@
 //! * A mark is acknowledged first in `outbox.relay`, conditional on the lease's epoch, then to the slot:
 //!   the relay starts again at the later of the two. A stale relay can move neither; its successor ends
 //!   its connection.
+//! * A mark is a place in the log and nothing more. What a publication left out while it was not whole the log does
+//!   not say afterwards, however often it is read: so a mark from before a change ends nothing, and reading goes on
+//!   with the publication as it is now, as long as that has all of the table's inserts.
 //! * Rows are never removed, parked events are kept whole, and `replay` and `verify` have nothing to go by.
 //!
 //! `outbox-relay migrate` adds the two columns; then none of this applies.
@@ -73,7 +76,14 @@ async fn page(session: &mut Session, source: &PostgresSource, limit: usize) -> R
                 page.events.push(row.event);
                 session.has_events();
             }
-            Heard::Mark { lsn, .. } => {
+            Heard::Mark { lsn, other_state, .. } => {
+                if let Some(state) = other_state {
+                    session.pass(state).await?;
+                    tracing::warn!(
+                        outbox = source.table.name,
+                        "the publication was changed: what it left out meanwhile is not published"
+                    );
+                }
                 let mut marks = source.marks.lock().expect("never poisoned");
                 page.mark = Some(marks.set(Cursor::start(), Some(lsn)));
                 return Ok(page);
