@@ -13,6 +13,7 @@ mod history;
 mod naive;
 mod otlp;
 mod parked;
+mod partitioned;
 mod pooled;
 mod running;
 mod shop;

@@ -3,7 +3,7 @@
 use super::PostgresSource;
 use super::cursor::Snapshot;
 use crate::error::{Error, Result};
-use sqlx::Row;
+use sqlx::{PgConnection, Row};
 use std::collections::HashMap;
 
 /// Which table holds the events, and what its columns are called.
@@ -104,6 +104,33 @@ impl Table {
         Ok(())
     }
 
+    /// Checks what kind of table it is. Of rows that lie in other tables, as a partitioned one's do, the log says
+    /// those' names, and a row's place means nothing.
+    pub(super) async fn check_kind(&self, connection: &mut PgConnection, named: bool) -> Result<()> {
+        let ordinary: Option<bool> = sqlx::query_scalar(
+            "SELECT relkind = 'r' AND relpersistence = 'p' AND NOT relispartition \
+                 AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid) \
+             FROM pg_class AS c WHERE oid = to_regclass($1)",
+        )
+        .persistent(named)
+        .bind(&self.name)
+        .fetch_optional(connection)
+        .await?;
+        match ordinary {
+            Some(true) => Ok(()),
+            Some(false) => Err(Error::Config(format!(
+                "{} cannot be an outbox, which must be an ordinary table: not unlogged, no view, neither partitioned \
+                 nor a partition, and no parent of others. It needs no partitions: what is published is removed",
+                self.name
+            ))),
+            None => Err(Error::Config(format!(
+                "there is no table {}, or this role may not see it: run `outbox-relay migrate`, or name the right \
+                 table",
+                self.name
+            ))),
+        }
+    }
+
     /// The name of something of ours that belongs to this table, as long as Postgres allows.
     pub(super) fn own(&self, what: &str) -> String {
         let mut name = format!("{what}_{}", self.name.replace('.', "_"));
@@ -144,7 +171,7 @@ pub(crate) struct Statements {
     /// Whether rows say when they were written.
     pub(crate) ages: bool,
     /// `$1` base, `$2` outbox, `$3` limit, `$4` seconds to keep, if rows say their age: removes rows that
-    /// are done.
+    /// are done. Only the table's own: a row's place is unique in one table.
     pub(crate) sweep: String,
     /// `$1` outbox: forgets dropped events whose rows are gone.
     pub(crate) dropped_and_gone: String,
@@ -166,13 +193,15 @@ impl Statements {
     pub(super) async fn fit(source: &PostgresSource) -> Result<Self> {
         let table = &source.table;
         table.check()?;
+        let mut session = source.session().await?;
+        table.check_kind(&mut session, source.named()).await?;
         let rows = sqlx::query(
             "SELECT attname::text, atttypid::regtype::text FROM pg_attribute \
              WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped",
         )
         .persistent(source.named())
         .bind(&table.name)
-        .fetch_all(&mut *source.session().await?)
+        .fetch_all(&mut *session)
         .await?;
         let mut types = HashMap::new();
         for row in rows {
@@ -199,12 +228,6 @@ impl Statements {
 
     fn for_columns(table: &Table, types: &HashMap<String, String>) -> Result<Self> {
         let name = &table.name;
-        if types.is_empty() {
-            return Err(Error::Config(format!(
-                "there is no table {name}, or this role may not see it: run `outbox-relay migrate`, or name the \
-                 right table"
-            )));
-        }
         for standard in REQUIRED {
             let here = table.here(standard);
             if !types.contains_key(here) {
@@ -245,7 +268,7 @@ impl Statements {
             xid: xid.clone(),
             parked: parked(table, types, polls, &events),
             sweep: format!(
-                "DELETE FROM {name} WHERE ctid = ANY (ARRAY(SELECT e.ctid FROM {name} AS e \
+                "DELETE FROM ONLY {name} WHERE ctid = ANY (ARRAY(SELECT e.ctid FROM ONLY {name} AS e \
                  WHERE {xid} < pg_snapshot_xmax($1::pg_snapshot) AND pg_visible_in_snapshot({xid}, $1::pg_snapshot) \
                      AND NOT EXISTS (SELECT FROM outbox.parked AS p \
                          WHERE p.outbox = $2 AND p.seq = {seq} AND p.dropped IS NULL) \

@@ -20,10 +20,17 @@ pub(super) struct Publication {
     pub(super) state: String,
 }
 
-/// `$1` publication, `$2` table: what is to be known of it. The catalog's rows are written anew by every
-/// change.
+/// Changes with every change: the catalog's rows are written anew by one, and a table may get children.
+macro_rules! state {
+    () => {
+        "concat_ws(' ', p.oid, p.xmin, r.oid, r.xmin, \
+             (SELECT count(*) FROM pg_inherits WHERE inhparent = to_regclass($2)))"
+    };
+}
+
+/// `$1` publication, `$2` table: what is to be known of it.
 macro_rules! select {
-    ($($what:literal),+) => {
+    ($($what:expr),+) => {
         concat!(
             "SELECT ", $($what,)+
             " FROM pg_publication AS p \
@@ -34,16 +41,19 @@ macro_rules! select {
 }
 
 const LOOK: &str = select!(
-    "concat_ws(' ', p.oid, p.xmin, r.oid, r.xmin) AS state, ",
+    state!(),
+    " AS state, ",
     "p.puballtables OR r.oid IS NOT NULL AS has_table, ",
     // Filters and lists of columns came with Postgres 15: earlier rows have no such field.
-    "p.pubinsert AND to_jsonb(r) ->> 'prqual' IS NULL AND to_jsonb(r) ->> 'prattrs' IS NULL AS whole"
+    "p.pubinsert AND to_jsonb(r) ->> 'prqual' IS NULL AND to_jsonb(r) ->> 'prattrs' IS NULL ",
+    // Of rows that lie in other tables the log says those' names.
+    "AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhparent = to_regclass($2)) AS whole"
 );
 
 /// `$1` publication, `$2` table, `$3` prefix: writes a mark.
 pub(super) const MARK: &str = concat!(
     "SELECT pg_logical_emit_message(false, $3, pg_current_snapshot()::text || '|' || coalesce((",
-    select!("concat_ws(' ', p.oid, p.xmin, r.oid, r.xmin)"),
+    select!(state!()),
     "), ''))::text"
 );
 
