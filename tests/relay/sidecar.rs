@@ -196,8 +196,89 @@ async fn debezium_is_replaced_without_touching_table_or_consumer() {
     assert_eq!(consume(&consumer), (left, "7".into(), r#"{"n": 0}"#.into()));
     assert_eq!(consume(&consumer), (placed, "7".into(), r#"{"n": 1}"#.into()));
     assert!(running.terminate().await, "it drains and leaves");
+    assert_eq!(columns(&mut connection).await, 5, "as it was");
+}
+
+async fn columns(connection: &mut PgConnection) -> i64 {
     let columns = "SELECT count(*) FROM information_schema.columns WHERE table_name = 'outboxevent'";
-    assert_eq!(query_scalar::<_, i64>(columns).fetch_one(&mut connection).await.unwrap(), 5, "as it was");
+    query_scalar(columns).fetch_one(connection).await.unwrap()
+}
+
+/// Debezium's readers keep their rows, and its consumers have no inbox.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_were_published_by_another_are_not_published_again() {
+    let (database, mut connection, kafka) = shop().await;
+    let sidecar = Sidecar::new(&database, &kafka);
+    for n in 0..3 {
+        place(&mut connection, n).await;
+    }
+    let (fine, refused) = sidecar.run(&["migrate"]).await;
+    assert!(!fine && refused.contains("3 rows"), "{refused}");
+    assert!(
+        refused.contains("--existing-are-published") && refused.contains("--publish-existing"),
+        "{refused}"
+    );
+    assert_eq!(columns(&mut connection).await, 5, "nothing was done to it");
+
+    // One has begun before, and writes afterwards.
+    let mut late = PgConnection::connect(database.url()).await.unwrap();
+    raw_sql("BEGIN; SELECT pg_current_xact_id()").execute(&mut late).await.unwrap();
+    sidecar.does(&["migrate", "--existing-are-published"]).await;
+    let written = [place(&mut late, 3).await, place(&mut connection, 4).await];
+    raw_sql("COMMIT").execute(&mut late).await.unwrap();
+    let running = Running::start(&sidecar).await;
+    let consumer = consumer_of_debezium(&kafka);
+    let mut consumed = [consume(&consumer).0, consume(&consumer).0];
+    consumed.sort_unstable();
+    let mut expected = written;
+    expected.sort_unstable();
+    assert_eq!(consumed, expected);
+    let again = sidecar.does(&["migrate", "--existing-are-published"]).await;
+    assert!(again.contains("has what polling needs already"), "{again}");
+    assert!(running.terminate().await, "it drains and leaves");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_is_published_to_those_who_ask_for_it() {
+    let (database, mut connection, kafka) = shop().await;
+    let sidecar = Sidecar::new(&database, &kafka);
+    let placed = [place(&mut connection, 0).await, place(&mut connection, 1).await];
+    sidecar.does(&["migrate", "--publish-existing"]).await;
+    let running = Running::start(&sidecar).await;
+    let consumer = consumer_of_debezium(&kafka);
+    assert_eq!([consume(&consumer).0, consume(&consumer).0], placed);
+    assert!(running.terminate().await, "it drains and leaves");
+}
+
+/// What a slot's relay has published, and what an operator has dropped, stays so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_read_through_a_slot_becomes_one_that_is_polled() {
+    let (database, mut connection, kafka) = shop().await;
+    let sidecar = Sidecar::new(&database, &kafka);
+    sidecar.does(&["migrate", "--own"]).await;
+    let running = Running::start(&sidecar).await;
+    running.until_metric("outbox_streaming 1").await;
+    query("INSERT INTO outboxevent VALUES (gen_random_uuid(), 'no topic', 'x', 'OrderPlaced', '{}')")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let consumer = consumer_of_debezium(&kafka);
+    let first = place(&mut connection, 1).await;
+    assert_eq!(consume(&consumer).0, first);
+    running.until_metric("outbox_parked_keys 1").await;
+    while !sidecar.does(&["parked", "drop", "--all"]).await.contains("1 events dropped") {}
+    running.until_metric("outbox_parked_keys 0").await;
+
+    let told = sidecar.does(&["migrate", "--existing-are-published"]).await;
+    assert!(told.contains("confirmed_flush_lsn"), "it says how far the slot must be read: {told}");
+    let second = place(&mut connection, 2).await;
+    assert_eq!(consume(&consumer).0, second);
+    assert!(running.terminate().await, "it drains and leaves");
+    let running = Running::start(&sidecar).await;
+    let third = place(&mut connection, 3).await;
+    assert_eq!(consume(&consumer).0, third);
+    assert!(sidecar.does(&["parked", "list"]).await.contains("nothing is parked"));
+    assert!(running.terminate().await, "it drains and leaves");
 }
 
 #[tokio::test(flavor = "multi_thread")]

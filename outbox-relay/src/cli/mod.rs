@@ -64,15 +64,9 @@ enum Verb {
     /// Print the settings in effect, secrets hidden, and whether they make sense. Connects to nothing.
     Check,
     /// Make or update the tables; add what an existing Debezium table lacks.
-    Migrate {
-        /// Print the SQL instead of running it.
-        #[arg(long)]
-        print: bool,
-        /// Only the relay's own tables. A table without `seq` and `xid` is then streamed, through a
-        /// replication slot that lasts, and never polled.
-        #[arg(long)]
-        own: bool,
-    },
+    ///
+    /// If such a table has rows, say what is to become of them: `--existing-are-published` or `--publish-existing`.
+    Migrate(migrate::Migrate),
     /// Examine database and broker, and say what to do. Exits with 1 if the relay cannot work.
     Doctor,
     /// Compare the rows that are still there with the topics: lost, duplicated, reordered, strayed.
@@ -104,7 +98,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failed> {
     match arguments.verb {
         Verb::Run => run::run(config).await,
         Verb::Check => check::check(&config),
-        Verb::Migrate { print, own } => migrate::migrate(&config, print, own).await,
+        Verb::Migrate(how) => migrate::migrate(&config, &how).await,
         Verb::Doctor => doctor::doctor(&config).await,
         Verb::Verify { json } => verify::verify(&config, json).await,
         Verb::Replay { from, to } => replay::replay(&config, from, to).await,

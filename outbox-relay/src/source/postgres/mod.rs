@@ -26,6 +26,7 @@
 //! Transaction ids mean nothing in another cluster. The cursor holds the cluster's identifier; where
 //! it differs, the rows are stamped with a transaction of this cluster and the whole table is read.
 
+mod adoption;
 mod copy;
 pub(crate) mod cursor;
 mod doctor;
@@ -41,6 +42,7 @@ mod stream;
 mod table;
 mod target;
 
+pub use adoption::{Adopted, Existing};
 pub use table::Table;
 
 use super::{Ack, Decision, ParkedEvent, ParkedNow, Resumed, Source, pause};

@@ -127,16 +127,18 @@ async fn move_cursor(
     let reached = ack.mark.and_then(|mark| source.marks.lock().expect("never poisoned").reached(mark));
     let tail = serde_json::to_string(&ack.tail).expect("a map of numbers is always JSON");
     let moved = match &reached {
-        Some(Reached { lsn: Some(lsn), .. }) if !source.statements().await?.polls => sqlx::query(
+        Some(Reached { lsn: Some(lsn), cursor }) if !source.statements().await?.polls => sqlx::query(
             "UPDATE outbox.relay SET tail = $3::jsonb, acknowledged_at = clock_timestamp(), \
-                 lsn = greatest(lsn, '0/0'::pg_lsn + $4::bigint) \
+                 lsn = greatest(lsn, '0/0'::pg_lsn + $4::bigint), \
+                 base = CASE WHEN base IS NOT NULL THEN $5::pg_snapshot END \
              WHERE outbox = $1 AND epoch = $2",
         )
         .persistent(source.named())
         .bind(&source.table.name)
         .bind(epoch)
         .bind(tail)
-        .bind(i64::try_from(*lsn).unwrap_or(i64::MAX)),
+        .bind(i64::try_from(*lsn).unwrap_or(i64::MAX))
+        .bind(cursor.base.to_string()),
         Some(Reached { cursor, .. }) => sqlx::query(
             "UPDATE outbox.relay SET tail = $3::jsonb, acknowledged_at = clock_timestamp(), \
                  base = $4::pg_snapshot, tick = $5::pg_snapshot, tick_seq = $6 \

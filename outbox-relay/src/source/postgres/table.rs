@@ -26,7 +26,7 @@ impl Default for Table {
 }
 
 const REQUIRED: [&str; 5] = ["id", "aggregatetype", "aggregateid", "type", "payload"];
-const POLLING: [&str; 2] = ["seq", "xid"];
+pub(super) const POLLING: [&str; 2] = ["seq", "xid"];
 const OPTIONAL: [&str; 4] = ["headers", "tracingspancontext", "key_seq", "created_at"];
 
 /// The types whose binary form is known here.
@@ -55,25 +55,6 @@ impl Table {
     pub fn column(mut self, standard: impl Into<String>, here: impl Into<String>) -> Self {
         self.columns.insert(standard.into(), here.into());
         self
-    }
-
-    /// The SQL that gives an existing table, Debezium's for example, what polling needs. Running it
-    /// twice changes nothing; the first time rewrites the table.
-    ///
-    /// # Errors
-    ///
-    /// If a name is not one.
-    pub fn additions(&self) -> Result<String> {
-        self.check()?;
-        let Self { name, .. } = self;
-        let (seq, xid) = (self.here("seq"), self.here("xid"));
-        let index = name.split('.').next_back().unwrap_or_default();
-        Ok(format!(
-            "ALTER TABLE {name} ADD COLUMN IF NOT EXISTS {seq} bigint GENERATED ALWAYS AS IDENTITY;\n\
-             ALTER TABLE {name} ADD COLUMN IF NOT EXISTS {xid} xid8 NOT NULL DEFAULT pg_current_xact_id();\n\
-             CREATE INDEX IF NOT EXISTS {index}_{seq} ON {name} ({seq});\n\
-             CREATE INDEX IF NOT EXISTS {index}_{xid} ON {name} ({xid});\n"
-        ))
     }
 
     /// Checks the names.

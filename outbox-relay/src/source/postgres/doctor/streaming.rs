@@ -120,7 +120,7 @@ pub(super) async fn slots(source: &PostgresSource, polls: bool) -> Result<Vec<Fi
         findings.push(if status == "lost" {
             Finding::problem(
                 format!("the slot {name} was given up by the server, and with it the log it kept"),
-                "run `outbox-relay migrate`, which makes the table one that can be polled",
+                "run `outbox-relay migrate --publish-existing`, which makes the table one that can be polled",
             )
         } else if !active && !temporary && (polls || name != needed) {
             Finding::warning(

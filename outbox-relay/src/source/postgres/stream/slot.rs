@@ -15,7 +15,9 @@
 //!   with the publication as it is now, as long as that has all of the table's inserts.
 //! * Rows are never removed, parked events are kept whole, and `replay` and `verify` have nothing to go by.
 //!
-//! `outbox-relay migrate` adds the two columns; then none of this applies.
+//! `outbox-relay migrate` adds the two columns; then none of this applies to a relay that begins. One that runs
+//! already goes on through the slot, and moves the cursor that the columns came with, so that its successor goes on
+//! behind what it has published.
 
 use super::session::{Heard, Opening, Session, failed};
 use crate::error::{Error, Result};
@@ -76,7 +78,7 @@ async fn page(session: &mut Session, source: &PostgresSource, limit: usize) -> R
                 page.events.push(row.event);
                 session.has_events();
             }
-            Heard::Mark { lsn, other_state, .. } => {
+            Heard::Mark { snapshot, lsn, other_state } => {
                 if let Some(state) = other_state {
                     session.pass(state).await?;
                     tracing::warn!(
@@ -85,7 +87,7 @@ async fn page(session: &mut Session, source: &PostgresSource, limit: usize) -> R
                     );
                 }
                 let mut marks = source.marks.lock().expect("never poisoned");
-                page.mark = Some(marks.set(Cursor::start(), Some(lsn)));
+                page.mark = Some(marks.set(Cursor { base: snapshot, tick: None }, Some(lsn)));
                 return Ok(page);
             }
             Heard::Described | Heard::Nothing => {}
@@ -197,9 +199,9 @@ impl Lasting {
     fn lost(&self, how: &str) -> Error {
         Error::Config(format!(
             "the replication slot {:?} {how}, and with it the log since the last acknowledgement: events may be \
-             missing. Run `outbox-relay migrate`, which makes the table one that can be polled, and everything that \
-             is still in it is published (inboxes skip what they have). To go on without, clear the place: UPDATE \
-             outbox.relay SET lsn = NULL",
+             missing. Run `outbox-relay migrate --publish-existing`, which makes the table one that can be polled, \
+             and everything that is still in it is published (inboxes skip what they have). To go on without, clear \
+             the place: UPDATE outbox.relay SET lsn = NULL",
             self.slot
         ))
     }
