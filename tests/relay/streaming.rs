@@ -114,6 +114,28 @@ async fn a_page_that_never_comes_is_read_by_another_connection() {
     relay.stop().await;
 }
 
+/// And whatever else it waits for: when it begins, takes over, and removes what is done.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_never_comes_is_not_waited_for() {
+    let without = async |statement: &'static str| {
+        let (database, mut connection) = migrated().await;
+        let proxy = Proxy::start(database.port()).await;
+        let broker = MemorySink::new();
+        let source = PostgresSource::connect(&proxy.url(database.url())).await.unwrap().poll_only();
+        let mut trap = proxy.strand(statement);
+        let id = place(&mut connection).await;
+        let relay = Running::start(source, &broker);
+        trap.sprung().await;
+        relay.until(async |_| broker.ids(TOPIC) == [id]).await;
+        let rows = "SELECT count(*) FROM outbox.event";
+        relay
+            .until(async |_| query_scalar::<_, i64>(rows).fetch_one(&mut connection).await.unwrap() == 0)
+            .await;
+        relay.stop().await;
+    };
+    tokio::join!(without("INSERT INTO outbox.relay"), without("FOR UPDATE"), without("DELETE FROM"));
+}
+
 /// The slot goes with its connection; a relay whose connection is ended polls and streams again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_is_dropped_again_and_again_loses_nothing() {

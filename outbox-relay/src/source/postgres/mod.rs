@@ -299,16 +299,21 @@ impl Source for PostgresSource {
     }
 
     async fn prepare(&self) -> Result<()> {
-        session::check(&self.pool, self.pooled).await?;
-        outbox::check_schema(&mut *self.session().await?).await?;
-        if !self.statements().await?.polls {
+        let prepared = async {
+            session::check(&self.pool, self.pooled).await?;
+            outbox::check_schema(&mut *self.session().await?).await?;
+            let polls = self.statements().await?.polls;
+            lease::make_row(self).await?;
+            Ok(polls)
+        };
+        if !session::answered(prepared).await? {
             tracing::info!(
                 outbox = self.table.name,
                 "has no columns seq and xid: it is only streamed, and its rows are not removed; `outbox-relay \
                  migrate` adds them"
             );
         }
-        lease::make_row(self).await
+        Ok(())
     }
 
     async fn lease(&self) -> Result<LeaseRow> {
@@ -358,7 +363,7 @@ impl Source for PostgresSource {
     }
 
     async fn sweep(&self, epoch: i64) -> Result<u64> {
-        settle::sweep(self, epoch).await
+        session::answered(settle::sweep(self, epoch)).await
     }
 
     async fn list_parked(&self, limit: usize) -> Result<Vec<ParkedEvent>> {

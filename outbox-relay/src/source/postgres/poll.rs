@@ -1,7 +1,7 @@
 //! Reading ticks.
 
 use super::cursor::{Cursor, Marks, Snapshot};
-use super::session::without_limit;
+use super::session::{answered, without_limit};
 use super::stream::Stream;
 use super::{PostgresSource, copy};
 use crate::error::{Error, Result};
@@ -9,7 +9,7 @@ use crate::event::{Event, Fields, Page};
 use crate::source::{Defects, PageSize, Resumed, stored_tail};
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, Row};
+use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row, Transaction};
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use uuid::Uuid;
@@ -51,7 +51,36 @@ pub(super) async fn resume(source: &PostgresSource, epoch: i64) -> Result<Resume
     let mut poll = source.poll.lock().await;
     // It has read ahead of what is acknowledged.
     *source.slot_session.lock().await = None;
-    let polls = source.statements().await?.polls;
+    let (mut tx, row) = answered(stored(source, epoch)).await?;
+    let tail = stored_tail(row.try_get("tail")?)?;
+    let (stored, here): (Option<String>, String) = (row.try_get("system_identifier")?, row.try_get("here")?);
+    let is_here = stored.as_ref() == Some(&here);
+    if stored.is_some() && !is_here && source.statements().await?.polls {
+        tracing::warn!(
+            outbox = source.table.name,
+            "this database was restored into another cluster: reading the whole outbox again"
+        );
+        restamp(source, &mut tx).await?;
+    }
+    let (parked, dropped) = answered(async {
+        if !is_here {
+            begin_anew(source, &mut tx, &here).await?;
+        }
+        tx.commit().await?;
+        Ok((super::settle::parked_keys(source).await?, super::settle::dropped(source).await?))
+    })
+    .await?;
+    let cursor = if is_here { stored_cursor(&row)? } else { Cursor::start() };
+    *poll = Poll { cursor, ..Poll::default() };
+    source.streams.store(false, Ordering::Relaxed);
+    source.acknowledged_lsn.store(0, Ordering::Relaxed);
+    *source.marks.lock().expect("never poisoned") = Marks::default();
+    source.passed.lock().expect("never poisoned").clear();
+    Ok(Resumed { tail, parked, dropped })
+}
+
+/// What was acknowledged last, and the transaction in which nobody else changes it.
+async fn stored(source: &PostgresSource, epoch: i64) -> Result<(Transaction<'static, Postgres>, PgRow)> {
     let mut tx = source.begin().await?;
     let row = sqlx::query(
         "SELECT base::text, tick::text, tick_seq, tail::text AS tail, system_identifier, \
@@ -64,39 +93,27 @@ pub(super) async fn resume(source: &PostgresSource, epoch: i64) -> Result<Resume
     .fetch_optional(&mut *tx)
     .await?
     .ok_or_else(|| source.fenced(epoch))?;
-    let tail = stored_tail(row.try_get("tail")?)?;
-    let (stored, here): (Option<String>, String) = (row.try_get("system_identifier")?, row.try_get("here")?);
-    let mut cursor = stored_cursor(&row)?;
-    if stored.as_ref() != Some(&here) {
-        if stored.is_some() && polls {
-            tracing::warn!(
-                outbox = source.table.name,
-                "this database was restored into another cluster: reading the whole outbox again"
-            );
-            without_limit(&mut tx).await?;
-            sqlx::query(AssertSqlSafe(source.statements().await?.restamp.clone()))
-                .persistent(source.named())
-                .execute(&mut *tx)
-                .await?;
-        }
-        cursor = Cursor::start();
-        sqlx::query(
-            "UPDATE outbox.relay SET system_identifier = $2, base = NULL, tick = NULL, tick_seq = 0 WHERE outbox = $1",
-        )
-        .persistent(source.named())
-        .bind(&source.table.name)
-        .bind(here)
-        .execute(&mut *tx)
-        .await?;
-    }
-    tx.commit().await?;
-    *poll = Poll { cursor, ..Poll::default() };
-    source.streams.store(false, Ordering::Relaxed);
-    source.acknowledged_lsn.store(0, Ordering::Relaxed);
-    *source.marks.lock().expect("never poisoned") = Marks::default();
-    source.passed.lock().expect("never poisoned").clear();
-    let parked = super::settle::parked_keys(source).await?;
-    Ok(Resumed { tail, parked, dropped: super::settle::dropped(source).await? })
+    Ok((tx, row))
+}
+
+/// Takes as long as it does.
+async fn restamp(source: &PostgresSource, tx: &mut PgConnection) -> Result<()> {
+    without_limit(tx).await?;
+    let restamp = source.statements().await?.restamp.clone();
+    sqlx::query(AssertSqlSafe(restamp)).persistent(source.named()).execute(tx).await?;
+    Ok(())
+}
+
+async fn begin_anew(source: &PostgresSource, tx: &mut PgConnection, here: &str) -> Result<()> {
+    sqlx::query(
+        "UPDATE outbox.relay SET system_identifier = $2, base = NULL, tick = NULL, tick_seq = 0 WHERE outbox = $1",
+    )
+    .persistent(source.named())
+    .bind(&source.table.name)
+    .bind(here)
+    .execute(tx)
+    .await?;
+    Ok(())
 }
 
 fn stored_cursor(row: &PgRow) -> Result<Cursor> {
