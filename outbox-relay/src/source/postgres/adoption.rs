@@ -83,13 +83,15 @@ impl Table {
     /// if it has rows and nobody says what is to become of them; the database's error.
     pub async fn adopt(&self, connection: &mut PgConnection, existing: Option<Existing>) -> Result<Adopted> {
         let (name, additions) = (&self.name, self.additions()?);
-        self.check_kind(connection, true).await?;
         let mut tx = connection.begin().await?;
+        // Without names for statements, as there may be a pooler before the database.
+        self.check_kind(&mut tx, false).await?;
         sqlx::raw_sql(AssertSqlSafe(format!("LOCK TABLE {name}"))).execute(&mut *tx).await?;
         let there: i64 = sqlx::query_scalar(
             "SELECT count(*) FROM pg_attribute \
              WHERE attrelid = to_regclass($1) AND attname = ANY ($2::text[]) AND NOT attisdropped",
         )
+        .persistent(false)
         .bind(name)
         .bind(POLLING.map(|standard| self.here(standard)).to_vec())
         .fetch_one(&mut *tx)
@@ -97,7 +99,7 @@ impl Table {
         let before = there == POLLING.len() as i64;
         if !before && existing.is_none() {
             let count = format!("SELECT count(*) FROM (SELECT FROM {name} LIMIT {COUNTED}) AS t");
-            match sqlx::query_scalar(AssertSqlSafe(count)).fetch_one(&mut *tx).await? {
+            match sqlx::query_scalar(AssertSqlSafe(count)).persistent(false).fetch_one(&mut *tx).await? {
                 0 => {}
                 rows => return Err(undecided(name, rows)),
             }
@@ -106,8 +108,10 @@ impl Table {
         if !before && existing == Some(Existing::Published) {
             sqlx::raw_sql(AssertSqlSafe(self.existing_are_published()?)).execute(&mut *tx).await?;
         }
-        let log_end: String =
-            sqlx::query_scalar("SELECT pg_current_wal_insert_lsn()::text").fetch_one(&mut *tx).await?;
+        let log_end: String = sqlx::query_scalar("SELECT pg_current_wal_insert_lsn()::text")
+            .persistent(false)
+            .fetch_one(&mut *tx)
+            .await?;
         tx.commit().await?;
         Ok(if before { Adopted::Before } else { Adopted::Now { log_end } })
     }
