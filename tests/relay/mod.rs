@@ -11,6 +11,7 @@ mod faults;
 mod guarded;
 mod history;
 mod naive;
+mod odd;
 mod otlp;
 mod parked;
 mod partitioned;

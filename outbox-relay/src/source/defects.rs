@@ -17,6 +17,25 @@ impl Defects {
         self.first.take()
     }
 
+    /// What a column holds, if that is of the type that it should be.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such column.
+    pub(crate) fn value<T>(
+        &mut self,
+        column: &str,
+        value: sqlx::Result<Option<T>>,
+    ) -> sqlx::Result<Option<T>> {
+        match value {
+            Err(sqlx::Error::ColumnDecode { source, .. }) => {
+                self.note(|| format!("the {column} cannot be read: {source}"));
+                Ok(None)
+            }
+            value => value,
+        }
+    }
+
     /// The event's id, from its text.
     pub(crate) fn id(&mut self, text: Option<&[u8]>) -> Uuid {
         let Some(text) = text else { return self.missing("id") };

@@ -377,20 +377,33 @@ async fn dropped(pool: &SqlitePool) -> Result<HashSet<i64>> {
     Ok(dropped.bind(OUTBOX).fetch_all(pool).await?.into_iter().collect())
 }
 
+/// A value may be of any type, whatever its column was declared as.
 fn event(row: &SqliteRow) -> Result<Event> {
     let mut defects = Defects::default();
+    let id = text(row, "id", &mut defects)?;
     let fields = Fields {
-        id: defects.id(row.try_get::<Option<&str>, _>("id")?.map(str::as_bytes)),
+        id: defects.id(id.map(str::as_bytes)),
         seq: row.try_get("seq")?,
-        aggregate_type: defects.name("aggregatetype", row.try_get("aggregatetype")?),
-        aggregate_id: defects.name("aggregateid", row.try_get("aggregateid")?),
-        event_type: defects.name("type", row.try_get("type")?),
-        payload: row.try_get("payload")?,
-        trace: row.try_get("tracingspancontext")?,
-        key_seq: row.try_get("key_seq")?,
-        created_at: row.try_get("created_at")?,
+        aggregate_type: name(row, "aggregatetype", &mut defects)?,
+        aggregate_id: name(row, "aggregateid", &mut defects)?,
+        event_type: name(row, "type", &mut defects)?,
+        payload: defects.value("payload", row.try_get("payload"))?,
+        trace: text(row, "tracingspancontext", &mut defects)?,
+        key_seq: defects.value("key_seq", row.try_get("key_seq"))?,
+        // 0, which is "unknown", for what is no time.
+        created_at: row.try_get("created_at").unwrap_or_default(),
         ..Fields::default()
     };
-    let headers = defects.headers(row.try_get("headers")?);
+    let headers = text(row, "headers", &mut defects)?;
+    let headers = defects.headers(headers);
     Ok(Event::from(Fields { headers: &headers, defect: defects.first().as_deref(), ..fields }))
+}
+
+fn text<'r>(row: &'r SqliteRow, column: &str, defects: &mut Defects) -> Result<Option<&'r str>> {
+    Ok(defects.value(column, row.try_get(column))?)
+}
+
+fn name<'r>(row: &'r SqliteRow, column: &str, defects: &mut Defects) -> Result<&'r str> {
+    let text = text(row, column, defects)?;
+    Ok(defects.name(column, text))
 }

@@ -177,6 +177,46 @@ async fn what_is_no_event_is_parked_with_the_reason() {
     assert_eq!(shop.broker.ids(TOPIC), [good]);
 }
 
+/// SQLite keeps what it is given, in any column.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_of_another_type_is_a_defect_of_its_row_only() {
+    let shop = Shop::open().await;
+    let odd = [
+        ("id", "x'00'"),
+        ("aggregatetype", "x'00'"),
+        ("aggregateid", "CAST(x'ff' AS TEXT)"),
+        ("type", "x'00'"),
+        ("payload", "42"),
+        ("headers", "x'7b7d'"),
+        ("tracingspancontext", "x'00'"),
+        ("key_seq", "'many'"),
+    ];
+    let rows = odd.iter().enumerate().chain([(99, &("created_at", "'yesterday'"))]);
+    for (n, (column, value)) in rows {
+        let id = shop.place(&n.to_string()).await;
+        let spoil = format!("UPDATE outbox_event SET {column} = {value} WHERE id = ?1");
+        sqlx::query(sqlx::AssertSqlSafe(spoil))
+            .bind(id.to_string())
+            .execute(&shop.db)
+            .await
+            .expect("updates");
+    }
+    let good = shop.place("good").await;
+    let relay = shop.relay(quick()).await;
+    shop.until_rows("outbox_parked", odd.len() as i64).await;
+    shop.until_published(2).await;
+    relay.stop().await;
+    let ids = shop.broker.ids(TOPIC);
+    assert!(
+        ids.len() == 2 && ids[1] == good,
+        "when it was written is nothing that it could not go without: {ids:?}"
+    );
+    let parked = shop.source().await.list_parked(99).await.expect("lists");
+    for (parked, (column, _)) in parked.iter().zip(odd) {
+        assert!(parked.park.reason.starts_with(&format!("the {column} cannot be read")), "{parked:?}");
+    }
+}
+
 /// It is in the topic, and nobody has been told.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_release_that_a_crash_interrupted_publishes_once() {

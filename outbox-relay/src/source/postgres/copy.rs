@@ -5,7 +5,7 @@
 //! the row afterwards. Here each row is decoded as it arrives, and forgotten.
 
 use super::PostgresSource;
-use super::input::Input;
+use super::input::{Input, millis};
 use super::session::{BEGIN, answered};
 use crate::error::{Error, Result};
 use crate::event::{Event, Fields};
@@ -63,8 +63,6 @@ impl Reader {
 /// The beginning of every binary COPY, before two 32-bit numbers: flags, and the length of an extension.
 const SIGNATURE: &[u8; 11] = b"PGCOPY\n\xff\r\n\0";
 const COLUMNS: u16 = 10;
-/// From Postgres' epoch, 2000-01-01, to Unix'.
-const EPOCH_MS: i64 = 946_684_800_000;
 
 /// Decodes one COPY's messages, each of which holds whole rows.
 #[derive(Debug, Default)]
@@ -115,7 +113,7 @@ fn event(input: &mut Input<'_>) -> Result<Event, String> {
         headers: &headers,
         trace: text(input)?,
         key_seq: number(input)?,
-        created_at: number(input)?.map_or(0, |micros| micros.div_euclid(1_000) + EPOCH_MS),
+        created_at: number(input)?.map_or(0, millis),
         defect: defects.first().as_deref(),
         ..fields
     }))

@@ -1,5 +1,17 @@
 //! The bytes of a message of Postgres'. Pure.
 
+/// From Postgres' epoch, 2000-01-01, to Unix'.
+const EPOCH_MS: i64 = 946_684_800_000;
+
+/// A time in microseconds since Postgres' epoch, in milliseconds since Unix'; 0, which is "unknown", for one that never
+/// comes or never was.
+pub(super) fn millis(micros: i64) -> i64 {
+    match micros {
+        i64::MIN | i64::MAX => 0,
+        micros => micros.div_euclid(1_000) + EPOCH_MS,
+    }
+}
+
 /// A message, from which is read from the front.
 #[derive(Debug)]
 pub(super) struct Input<'a>(&'a [u8]);

@@ -1,13 +1,13 @@
 //! Reading ticks.
 
 use super::cursor::{Cursor, Marks, Snapshot};
+use super::input::millis;
 use super::session::{answered, without_limit};
 use super::stream::Stream;
 use super::{PostgresSource, copy};
 use crate::error::{Error, Result};
 use crate::event::{Event, Fields, Page};
 use crate::source::{Defects, PageSize, Resumed, stored_tail};
-use chrono::{DateTime, Utc};
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row, Transaction};
 use std::collections::HashSet;
@@ -216,9 +216,8 @@ pub(super) fn event(row: &PgRow) -> Result<Event> {
         payload: row.try_get("payload")?,
         trace: row.try_get("trace")?,
         key_seq: row.try_get("key_seq")?,
-        created_at: row
-            .try_get::<Option<DateTime<Utc>>, _>("created_at")?
-            .map_or(0, |time| time.timestamp_millis()),
+        // As it comes: no other type holds all of Postgres' times.
+        created_at: row.try_get_unchecked::<Option<i64>, _>("created_at")?.map_or(0, millis),
         ..Fields::default()
     };
     let headers = defects.headers(row.try_get("headers")?);

@@ -5,7 +5,7 @@
 
 use crate::event::{Event, Fields};
 use crate::source::Defects;
-use crate::source::postgres::input::Input;
+use crate::source::postgres::input::{self, Input};
 use crate::source::postgres::table::Table;
 use chrono::{DateTime, NaiveDateTime};
 use std::borrow::Cow;
@@ -36,8 +36,6 @@ const COLUMNS: [&str; 11] = [
 
 const BYTEA: u32 = 17;
 const JSONB: u32 = 3802;
-/// From Postgres' epoch, 2000-01-01, to Unix'.
-const EPOCH_MS: i64 = 946_684_800_000;
 
 /// Which of [`COLUMNS`] the relation's columns hold, and of what type they are.
 type Places = Vec<Option<(usize, u32)>>;
@@ -207,9 +205,7 @@ impl<'a> Cell<'a> {
     /// Milliseconds since the Unix epoch; 0, which is "unknown", for anything that is no time.
     fn millis(self) -> i64 {
         match self {
-            Self::Binary(..) => {
-                self.number().ok().flatten().map_or(0, |micros| micros.div_euclid(1_000) + EPOCH_MS)
-            }
+            Self::Binary(..) => self.number().ok().flatten().map_or(0, input::millis),
             _ => self.text().ok().flatten().map_or(0, millis),
         }
     }
