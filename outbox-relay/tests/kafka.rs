@@ -286,6 +286,31 @@ async fn a_record_the_broker_refuses_is_parked_with_its_key_only() {
     assert_eq!(world.applied().await, [("b".to_owned(), "other".to_owned())]);
 }
 
+/// Services in other languages are not kept from it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_header_that_a_writer_calls_id_is_not_taken_for_the_events() {
+    let world = World::open(1).await;
+    for (id, key) in
+        [("00000000-0000-0000-0000-000000000007", "a"), ("00000000-0000-0000-0000-000000000008", "b")]
+    {
+        sqlx::query(
+            "INSERT INTO outbox_event (id, aggregatetype, aggregateid, type, headers) \
+             VALUES (?1, 'order', ?2, 'OrderPlaced', '{\"id\": \"00000000-0000-0000-0000-000000000009\"}')",
+        )
+        .bind(id)
+        .bind(key)
+        .execute(&world.db)
+        .await
+        .expect("inserts");
+    }
+    let (_, relay) = world.relay().await;
+    let (stats, consumer) = world.consumer();
+    world.until_applied(2).await;
+    consumer.stop().await;
+    relay.stop().await;
+    assert_eq!(stats.duplicates.get(), 0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_relay_killed_in_the_middle_repeats_almost_nothing_and_loses_nothing() {
     let world = World::open(4).await;

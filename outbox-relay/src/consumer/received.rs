@@ -28,18 +28,20 @@ pub struct Received {
 
 impl Received {
     pub(super) fn from_message(message: &impl rdkafka::Message) -> Self {
-        let headers = message.headers().map(|headers| headers.iter()).into_iter().flatten();
-        let headers: BTreeMap<String, String> = headers
-            .filter_map(|header| {
-                let text = std::str::from_utf8(header.value?).ok()?;
-                (!text.contains('\0')).then(|| (header.key.to_owned(), text.to_owned()))
-            })
-            .collect();
+        let mut headers = BTreeMap::new();
+        for header in message.headers().map(|headers| headers.iter()).into_iter().flatten() {
+            let text = header.value.and_then(|value| std::str::from_utf8(value).ok());
+            let Some(text) = text.filter(|text| !text.contains('\0')) else { continue };
+            // Of two of a name the last one counts; but the first id is the relay's.
+            if header.key != "id" || !headers.contains_key("id") {
+                headers.insert(header.key.to_owned(), text.to_owned());
+            }
+        }
         Self {
             topic: message.topic().to_owned(),
             partition: message.partition(),
             offset: message.offset(),
-            id: headers.get("id").and_then(|id| Uuid::parse_str(id).ok()),
+            id: headers.get("id").and_then(|id: &String| Uuid::parse_str(id).ok()),
             key: message.key().map(<[u8]>::to_vec),
             payload: message.payload().map(<[u8]>::to_vec),
             headers,
@@ -93,5 +95,36 @@ impl Received {
             payload: parked.payload.clone(),
             headers: parked.headers.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rdkafka::Timestamp;
+    use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
+
+    #[test]
+    fn the_first_id_is_the_events_and_what_is_no_text_is_left_out() {
+        let id = Uuid::from_u128(7).to_string();
+        let other = Uuid::from_u128(9).to_string();
+        let headers = [
+            ("id", id.as_bytes()),
+            ("id", other.as_bytes()),
+            ("tenant", b"first"),
+            ("tenant", b"acme"),
+            ("number", &[0, 0, 0, 1]),
+            ("bytes", &[0xff]),
+        ];
+        let headers = headers.into_iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
+            headers.insert(Header { key, value: Some(value) })
+        });
+        let (topic, time) = ("orders".to_owned(), Timestamp::NotAvailable);
+        let message = OwnedMessage::new(None, None, topic, time, 0, 3, Some(headers));
+        let received = Received::from_message(&message);
+        assert_eq!(received.id, Some(Uuid::from_u128(7)));
+        let headers: Vec<(&str, &str)> =
+            received.headers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        assert_eq!(headers, [("id", id.as_str()), ("tenant", "acme")]);
     }
 }

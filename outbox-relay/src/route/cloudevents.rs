@@ -4,7 +4,7 @@
 //! attributes `traceparent` and `tracestate`. `partitionkey` repeats the record's key, as the binding
 //! asks, and `sequence` the number within it.
 
-use super::{Headers, push_id, timestamp, trace};
+use super::{Headers, given, push_id, timestamp, trace};
 use crate::event::Event;
 use chrono::{DateTime, SecondsFormat};
 use serde_json::{Map, Value, json};
@@ -14,7 +14,7 @@ use uuid::fmt::Hyphenated;
 /// Payload as it is, attributes in headers.
 pub(super) fn binary<'a>(headers: &mut Headers, source: &str, event: &'a Event) -> Option<Cow<'a, [u8]>> {
     push_id(headers, event);
-    let own = event.headers().filter(|(name, _)| !is_extension(name));
+    let own = given(event).filter(|(name, _)| !is_extension(name));
     own.for_each(|(name, value)| headers.push(name, value));
     attributes(source, event, |name, value| headers.push_prefixed("ce_", name, value));
     event.payload().map(Cow::Borrowed)
@@ -38,7 +38,7 @@ pub(super) fn structured<'a>(headers: &mut Headers, source: &str, event: &'a Eve
         };
     }
     push_id(headers, event);
-    let own = event.headers().filter(|(name, _)| *name != "content-type");
+    let own = given(event).filter(|(name, _)| *name != "content-type");
     own.for_each(|(name, value)| headers.push(name, value));
     headers.push("content-type", "application/cloudevents+json; charset=UTF-8");
     Some(serde_json::to_vec(&document).expect("a JSON document is always JSON").into())

@@ -26,7 +26,7 @@ pub struct Record<'a> {
     pub key: &'a str,
     /// The value; `None` is a tombstone.
     pub value: Option<Cow<'a, [u8]>>,
-    /// The headers, in order. The first is always the event's `id`.
+    /// The headers, in order. The first is always the event's `id`, and no other is called so.
     pub headers: &'a Headers,
     /// When the event was written, in milliseconds since the Unix epoch; `None` lets the broker say.
     pub timestamp: Option<i64>,
@@ -185,7 +185,7 @@ fn find(routes: &Routes, aggregate_type: &str) -> Result<(String, Format), Strin
 
 fn plain<'a>(headers: &mut Headers, event: &'a Event) -> Option<Cow<'a, [u8]>> {
     push_id(headers, event);
-    event.headers().for_each(|(name, value)| headers.push(name, value));
+    given(event).for_each(|(name, value)| headers.push(name, value));
     headers.push("eventType", event.event_type());
     if let Some(number) = event.key_seq() {
         headers.push("sequence", &number.to_string());
@@ -198,6 +198,12 @@ fn plain<'a>(headers: &mut Headers, event: &'a Event) -> Option<Cow<'a, [u8]>> {
 
 fn push_id(headers: &mut Headers, event: &Event) {
     headers.push("id", event.id.hyphenated().encode_lower(&mut [0; Hyphenated::LENGTH]));
+}
+
+/// The headers that the writer gave. What it calls `id` is left out: that is the event's, by which consumers know
+/// duplicates, and of two headers of a name some take the last.
+fn given(event: &Event) -> impl Iterator<Item = (&str, &str)> {
+    event.headers().filter(|(name, _)| *name != "id")
 }
 
 fn timestamp(event: &Event) -> Option<i64> {

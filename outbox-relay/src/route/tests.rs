@@ -110,3 +110,16 @@ fn routes_by_aggregate_type_and_refuses_what_is_no_topic() {
     let defect = with(|fields| fields.defect = Some("the id is no UUID"));
     assert_eq!(router.route(&defect), Err("the id is no UUID".into()));
 }
+
+#[test]
+fn what_a_writer_calls_id_is_not_the_events() {
+    let headers = [("id".to_owned(), "mine".to_owned())];
+    let id = Uuid::from_u128(7);
+    let event = Event::from(Fields { id, aggregate_type: "order", headers: &headers, ..Fields::default() });
+    for format in [Format::Debezium, Format::CloudeventsBinary, Format::CloudeventsStructured] {
+        let mut router = Router::new(Routes { format, ..Routes::default() });
+        let record = router.record(&event).expect("routes");
+        let ids: Vec<_> = record.headers.iter().filter(|(name, _)| *name == "id").collect();
+        assert_eq!(ids, [("id", ID)]);
+    }
+}
