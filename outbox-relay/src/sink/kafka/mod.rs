@@ -4,6 +4,10 @@
 //! Java clients do: librdkafka's own default would move every key to another partition than Debezium
 //! and other producers use. Its queue is bounded; the relay's window is smaller.
 //!
+//! The broker takes or refuses many records at once, as the client happened to send them together, and says of each
+//! what it says of all: that they are too large, though one alone would not be. So what was refused is sent once more
+//! by itself, by a second producer that sends nothing together, and only what that is told is believed of a record.
+//!
 //! Delivery reports arrive on the producer's polling thread, are appended to one vector, and wake the
 //! relay: no allocation and no future per record.
 
@@ -34,6 +38,10 @@ use uuid::Uuid;
 pub struct KafkaSink {
     settings: KafkaSettings,
     producer: Arc<ThreadedProducer<Reports>>,
+    /// Sends each record by itself; made when the first is to be sent so.
+    alone: Option<ThreadedProducer<Reports>>,
+    /// What is to be sent by itself.
+    suspects: HashSet<u64>,
     reports: Arc<Arrived>,
 }
 
@@ -53,8 +61,16 @@ impl KafkaSink {
     ///
     /// If librdkafka refuses a setting; the error names it.
     pub fn with_settings(settings: KafkaSettings) -> Result<Self> {
-        let (producer, reports) = producer(&settings)?;
-        Ok(Self { settings, producer, reports })
+        let reports = Arc::new(Arrived::default());
+        let producer = Arc::new(producer(&settings, &reports, false)?);
+        Ok(Self { settings, producer, alone: None, suspects: HashSet::new(), reports })
+    }
+
+    fn alone(&mut self) -> Result<&ThreadedProducer<Reports>> {
+        if self.alone.is_none() {
+            self.alone = Some(producer(&self.settings, &self.reports, true)?);
+        }
+        Ok(self.alone.as_ref().expect("it was made"))
     }
 }
 
@@ -64,13 +80,17 @@ impl std::fmt::Debug for KafkaSink {
     }
 }
 
-fn producer(settings: &KafkaSettings) -> Result<(Arc<ThreadedProducer<Reports>>, Arc<Arrived>)> {
-    let reports = Arc::new(Arrived::default());
-    let producer = settings
-        .producer()?
-        .create_with_context(Reports(reports.clone()))
-        .map_err(|error| Error::Config(format!("kafka: {error}")))?;
-    Ok((Arc::new(producer), reports))
+fn producer(
+    settings: &KafkaSettings,
+    arrived: &Arc<Arrived>,
+    alone: bool,
+) -> Result<ThreadedProducer<Reports>> {
+    let mut config = settings.producer()?;
+    if alone {
+        config.set("batch.num.messages", "1");
+    }
+    let reports = Reports { arrived: arrived.clone(), alone };
+    config.create_with_context(reports).map_err(|error| Error::Config(format!("kafka: {error}")))
 }
 
 #[async_trait]
@@ -88,7 +108,12 @@ impl Sink for KafkaSink {
             BaseRecord::with_opaque_to(record.topic, ticket as usize).key(record.key).headers(headers);
         message.payload = record.value.as_deref();
         message.timestamp = record.timestamp;
-        self.producer.send(message).map_err(|(error, _)| match code(&error) {
+        let producer = if !self.suspects.is_empty() && self.suspects.remove(&ticket) {
+            self.alone().map_err(|error| Failure::Unknown(error.to_string()))?
+        } else {
+            &*self.producer
+        };
+        producer.send(message).map_err(|(error, _)| match code(&error) {
             Some(Code::QueueFull) | None => Failure::Unknown(error.to_string()),
             Some(code) => failure(code, &error),
         })
@@ -103,6 +128,7 @@ impl Sink for KafkaSink {
                     return Err(Error::ProducerDead(fatal.clone()));
                 }
                 if !state.deliveries.is_empty() {
+                    self.suspects.extend(state.suspects.drain(..));
                     if into.is_empty() {
                         std::mem::swap(into, &mut state.deliveries);
                     } else {
@@ -116,10 +142,9 @@ impl Sink for KafkaSink {
     }
 
     async fn reset(&mut self) -> Result<()> {
-        let (fresh, reports) = producer(&self.settings)?;
-        let old = std::mem::replace(&mut self.producer, fresh);
-        self.reports = reports;
-        // Dropping purges its queue and joins its thread.
+        let fresh = Self::with_settings(self.settings.clone())?;
+        let old = std::mem::replace(self, fresh);
+        // Dropping purges its queues and joins its threads.
         blocking(move || drop(old)).await;
         Ok(())
     }
@@ -150,16 +175,22 @@ struct Arrived {
 #[derive(Debug, Default)]
 struct State {
     deliveries: Vec<Delivery>,
+    /// What was refused together with others, perhaps because of them.
+    suspects: Vec<u64>,
     fatal: Option<String>,
 }
 
-struct Reports(Arc<Arrived>);
+struct Reports {
+    arrived: Arc<Arrived>,
+    /// Of the producer that sends each record by itself.
+    alone: bool,
+}
 
 impl ClientContext for Reports {
     fn error(&self, error: KafkaError, reason: &str) {
         if matches!(code(&error), Some(Code::Fatal)) {
-            self.0.state.lock().expect("never poisoned").fatal = Some(reason.to_owned());
-            self.0.wake.notify_one();
+            self.arrived.state.lock().expect("never poisoned").fatal = Some(reason.to_owned());
+            self.arrived.wake.notify_one();
         }
         // librdkafka logs brokers that come and go itself.
         tracing::debug!(%error, reason, "kafka");
@@ -176,14 +207,25 @@ impl ProducerContext<NoCustomPartitioner> for Reports {
                 Err((error, _)) => Err(code(error)
                     .map_or_else(|| Failure::Unknown(error.to_string()), |code| failure(code, error))),
             };
-        let delivery = Delivery { ticket: ticket as u64, result };
-        let mut state = self.0.state.lock().expect("never poisoned");
-        if matches!(&delivery.result, Err(Failure::Unknown(text)) if text.contains("Fatal")) {
+        self.arrived.add(ticket as u64, result, self.alone);
+    }
+}
+
+impl Arrived {
+    fn add(&self, ticket: u64, mut result: Result<(i32, i64), Failure>, alone: bool) {
+        let mut state = self.state.lock().expect("never poisoned");
+        if matches!(&result, Err(Failure::Unknown(text)) if text.contains("Fatal")) {
             state.fatal = Some("the idempotent producer gave up".into());
         }
-        state.deliveries.push(delivery);
+        if let Err(Failure::Rejected(text)) = &mut result
+            && !alone
+        {
+            state.suspects.push(ticket);
+            result = Err(Failure::Unknown(std::mem::take(text)));
+        }
+        state.deliveries.push(Delivery { ticket, result });
         if state.deliveries.len() == 1 {
-            self.0.wake.notify_one();
+            self.wake.notify_one();
         }
     }
 }
@@ -197,6 +239,7 @@ fn failure(code: Code, error: &KafkaError) -> Failure {
     let text = error.to_string();
     match code {
         Code::MessageSizeTooLarge
+        | Code::MessageBatchTooLarge
         | Code::InvalidMessage
         | Code::InvalidMessageSize
         | Code::InvalidRecord
