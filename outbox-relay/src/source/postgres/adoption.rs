@@ -122,6 +122,6 @@ fn undecided(name: &str, rows: i64) -> Error {
     Error::Config(format!(
         "{name} has {rows}{more} rows, and does not say which of them are published. If another has published them, or \
          will: `outbox-relay migrate --existing-are-published`. To publish them all: `outbox-relay migrate \
-         --publish-existing`. Either way the relay removes them when `source.keep` has passed. Nothing was changed"
+         --publish-existing`. Either way the relay removes them when `source.keep` has passed. The table was not changed"
     ))
 }
