@@ -7,6 +7,7 @@ use clap::Args;
 use outbox::migrations::{Migration, POSTGRES, SQLITE};
 use outbox::sqlx::postgres::PgConnectOptions;
 use outbox::sqlx::{Connection as _, PgConnection, SqliteConnection};
+use outbox_relay::SqliteSource;
 use outbox_relay::source::postgres::{Adopted, Existing, Table};
 use std::process::ExitCode;
 
@@ -72,6 +73,8 @@ pub(super) async fn migrate(config: &Config, how: &Migrate) -> Result<ExitCode, 
             applied
         }
         Kind::Sqlite(path) => {
+            // It says what is wrong with the file.
+            drop(SqliteSource::open(path).await?);
             let mut connection = SqliteConnection::connect(&format!("sqlite:{path}")).await?;
             outbox::migrate(&mut connection).await?
         }

@@ -64,6 +64,13 @@ impl SqliteSource {
     /// If the file does not exist or cannot be opened.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
+        if !path.exists() {
+            return Err(Error::Config(format!(
+                "there is no outbox file {}: it is the database of the service that writes the events; start that first, \
+                 or name the right file",
+                path.display()
+            )));
+        }
         let options = SqliteConnectOptions::new()
             .filename(path)
             .journal_mode(SqliteJournalMode::Wal)

@@ -134,7 +134,7 @@ async fn missing_tables_are_named_and_not_waited_for() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("empty.db");
     let error = SqliteSource::open(&path).await.expect_err("no file");
-    assert!(error.to_string().contains("empty.db cannot be opened"), "{error}");
+    assert!(error.to_string().contains("empty.db: it is the database of the service"), "{error}");
     std::fs::write(&path, "").expect("writes");
     let source = SqliteSource::open(&path).await.expect("opens");
     let error =
