@@ -159,6 +159,8 @@ impl Reader {
             headers: &headers,
             timestamp: None,
         };
+        // By itself, or its refusal would not count.
+        sink.suspects.insert(0);
         if let Err(failure) = sink.send(0, &record) {
             return Some(failure);
         }
