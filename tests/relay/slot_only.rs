@@ -178,6 +178,9 @@ async fn the_marks_of_another_outbox_are_none_of_its_own() {
     let id = event.event_id();
     outbox::enqueue(&mut connection, event).await.unwrap();
     other.until(async |_| broker.ids("outbox.event.invoice") == [id]).await;
+    let marked = "SELECT coalesce(pg_visible_in_snapshot(e.xid, r.base), false) FROM outbox.event AS e, outbox.relay AS r \
+                  WHERE r.outbox = 'outbox.event'";
+    other.until(async |_| query_scalar::<_, bool>(marked).fetch_one(&mut connection).await.unwrap()).await;
     assert_eq!(other_source().await.replay(1, 1).await.unwrap(), 1);
     other.until(async |_| broker.ids("outbox.event.invoice") == [id, id]).await;
     until_streaming(&other).await;
