@@ -13,6 +13,7 @@ use futures::stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 
 use super::Driver;
+use super::leaving::reload;
 use crate::engine::attempt;
 use crate::engine::committer::Settled;
 use crate::engine::keeping::Keeping;
@@ -237,7 +238,7 @@ impl Bank {
             let _ = tokio::time::timeout(pause, self.lost.cancelled()).await;
             pause = (pause * 2).min(Duration::from_secs(5));
         }
-        let Some(loaded) = super::reload(&self.store, self.run).await else { return Some(Settled::Refused) };
+        let Some(loaded) = reload(&self.store, self.run).await else { return Some(Settled::Refused) };
         let row = loaded.journal.into_iter().find(|row| row.number == commit.number);
         let ours = row.is_some_and(|row| row.worker == Some(self.fence.worker) && row.body == commit.body);
         Some(if ours { Settled::Committed(loaded.mail) } else { Settled::Refused })
