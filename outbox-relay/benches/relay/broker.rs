@@ -2,9 +2,11 @@
 
 use outbox_relay::history::Published;
 use outbox_relay::rdkafka::ClientConfig;
+use outbox_relay::rdkafka::message::{Header, OwnedHeaders};
 use outbox_relay::rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer as _, ThreadedProducer};
 use outbox_relay::sink::KafkaSettings;
 use outbox_relay::sink::kafka::Reader;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tests::servers::Kafka;
 use uuid::Uuid;
@@ -19,9 +21,11 @@ pub(crate) struct Broker {
 
 impl Broker {
     pub(crate) async fn start() -> Self {
-        let broker = Self { server: Kafka::start_tuned().await };
-        // The broker's machine compiles what is hot only after some time.
-        broker.bare_producer(3_000_000).await;
+        let home = std::env::var_os("BENCH_BROKER_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+        let broker = Self { server: Kafka::start_tuned(&home).await };
+        // The broker's machine compiles what is hot only after some time, and anew when records first have headers.
+        broker.bare_producer(1_500_000).await;
+        broker.producer_of_events(1_500_000).await;
         broker
     }
 
@@ -38,8 +42,18 @@ impl Broker {
 
     /// Records a second of 200 bytes, with a key, that the relay's producer sends if nothing else is to do.
     pub(crate) async fn bare_producer(&self, records: u32) -> f64 {
+        self.producer(records, false).await
+    }
+
+    /// The same with the two headers that the relay gives each.
+    pub(crate) async fn producer_of_events(&self, records: u32) -> f64 {
+        self.producer(records, true).await
+    }
+
+    async fn producer(&self, records: u32, headers: bool) -> f64 {
         let (brokers, topic) = (self.address(), self.topic().await);
-        tokio::task::spawn_blocking(move || produce(&brokers, &topic, records)).await.expect("does not panic")
+        let produced = tokio::task::spawn_blocking(move || produce(&brokers, &topic, records, headers));
+        produced.await.expect("does not panic")
     }
 
     /// All events in the topic.
@@ -49,7 +63,7 @@ impl Broker {
     }
 }
 
-fn produce(brokers: &str, topic: &str, records: u32) -> f64 {
+fn produce(brokers: &str, topic: &str, records: u32, headers: bool) -> f64 {
     let producer: ThreadedProducer<DefaultProducerContext> = ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .set("acks", "all")
@@ -62,7 +76,14 @@ fn produce(brokers: &str, topic: &str, records: u32) -> f64 {
     let payload = [b'x'; 200];
     let send = |number: u32| {
         let key = (number % KEYS).to_string();
-        while producer.send(BaseRecord::to(topic).key(&key).payload(&payload[..])).is_err() {
+        let mut record = BaseRecord::to(topic).key(&key).payload(&payload[..]);
+        if headers {
+            let id = Uuid::from_u128(number.into()).to_string();
+            let id = OwnedHeaders::new().insert(Header { key: "id", value: Some(&id) });
+            record.headers = Some(id.insert(Header { key: "eventType", value: Some("Placed") }));
+        }
+        while let Err((_, refused)) = producer.send(record) {
+            record = refused;
             std::thread::sleep(Duration::from_millis(1));
         }
     };

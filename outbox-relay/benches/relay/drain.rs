@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 pub(crate) async fn measure(database: &Database, broker: &Broker) {
     let rows = setting("BENCH_ROWS", 1_000_000);
     database.backlog(rows).await;
-    let before = broker.bare_producer(1_000_000).await;
+    let before = [broker.bare_producer(1_000_000).await, broker.producer_of_events(1_000_000).await];
     let cursor = database.cursor(rows).await;
     let topic = broker.topic().await;
 
@@ -26,12 +26,15 @@ pub(crate) async fn measure(database: &Database, broker: &Broker) {
     let swept = begin.elapsed();
     drop(sidecar);
 
-    let producer = f64::midpoint(before, broker.bare_producer(1_000_000).await);
+    let producer = f64::midpoint(before[0], broker.bare_producer(1_000_000).await);
+    let of_events = f64::midpoint(before[1], broker.producer_of_events(1_000_000).await);
     let drained = rows as f64 - ahead.expect("it answered before");
     report::limit("the bare producer, mean of before and after", producer);
+    report::limit("the same, each record with the relay's two headers", of_events);
     report::limit("a cursor over the table", cursor);
-    let what = format!("drains {rows} rows");
-    report::rate(&what, drained / published.as_secs_f64(), producer, "the producer");
+    let (what, rate) = (format!("drains {rows} rows"), drained / published.as_secs_f64());
+    report::rate(&what, rate, producer, "the bare producer");
+    report::rate(&what, rate, of_events, "the one with headers");
     report::fact(
         "processor per event, this process alone",
         &format!("{:.2} µs", processor / rows as f64 * 1e6),

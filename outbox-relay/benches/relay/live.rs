@@ -21,23 +21,28 @@ use tokio::sync::mpsc;
 const WRITERS: i64 = 8;
 const PAYLOAD: [u8; 200] = [b'x'; 200];
 
+/// For so long connections are made, plans and code are compiled, and nothing is counted.
+const WARM_UP: Duration = Duration::from_secs(2);
+
 pub(crate) async fn measure(database: &Database, broker: &Broker) {
     database.empty().await;
     let (producer, handed) = hand_over(broker).await;
     let committed = write(database, Some(handed)).await;
-    show(report::bound, "the producer alone", &committed, &producer.await_all(committed.at.len()).await);
+    show(report::bound, "the producer alone", &committed, &producer.await_all(committed.events).await);
     for streams in [true, false] {
         database.empty().await;
         let relay = start(database, broker, streams).await;
         let committed = write(database, None).await;
         let way = if streams { "streaming" } else { "polling" };
-        show(report::fact, way, &committed, &relay.await_all(committed.at.len()).await);
+        show(report::fact, way, &committed, &relay.await_all(committed.events).await);
     }
 }
 
-/// When each event was committed, as its writer knows.
+/// When each event was committed, as its writer knows, and none of the first moments.
 struct Committed {
     at: HashMap<Uuid, Instant>,
+    /// With those of the first moments.
+    events: usize,
     per_second: f64,
 }
 
@@ -132,6 +137,7 @@ impl Running {
 async fn write(database: &Database, handed: Option<mpsc::UnboundedSender<(i64, Uuid)>>) -> Committed {
     let (rate, seconds) = (setting("BENCH_RATE", 3_000), setting("BENCH_SECONDS", 10));
     let begin = tokio::time::Instant::now();
+    let (counted_from, events) = (begin.into_std() + WARM_UP, rate * (seconds + WARM_UP.as_secs().cast_signed()));
     let writers: Vec<_> = (0..WRITERS)
         .map(|writer| {
             let (url, handed) = (database.url().to_owned(), handed.clone());
@@ -139,7 +145,7 @@ async fn write(database: &Database, handed: Option<mpsc::UnboundedSender<(i64, U
                 use outbox::sqlx::Connection as _;
                 let mut connection = outbox::sqlx::PgConnection::connect(&url).await.expect("connects");
                 let mut at = Vec::new();
-                for number in 0..rate * seconds / WRITERS {
+                for number in 0..events / WRITERS {
                     let due = Duration::from_secs_f64((number * WRITERS + writer) as f64 / rate as f64);
                     tokio::time::sleep_until(begin + due).await;
                     let key = (number * WRITERS + writer) % 10_000;
@@ -159,7 +165,9 @@ async fn write(database: &Database, handed: Option<mpsc::UnboundedSender<(i64, U
     for writer in writers {
         at.extend(writer.await.expect("does not panic"));
     }
-    Committed { per_second: at.len() as f64 / begin.elapsed().as_secs_f64(), at }
+    let (events, per_second) = (at.len(), at.len() as f64 / begin.elapsed().as_secs_f64());
+    at.retain(|_, at| *at >= counted_from);
+    Committed { at, events, per_second }
 }
 
 fn show(report: impl Fn(&str, &str), way: &str, committed: &Committed, arrived: &HashMap<Uuid, Instant>) {

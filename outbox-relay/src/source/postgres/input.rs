@@ -43,6 +43,15 @@ impl<'a> Input<'a> {
         Ok(u32::from_be_bytes(self.take(4)?.try_into().expect("four bytes")))
     }
 
+    pub(super) fn u64(&mut self) -> Result<u64, String> {
+        Ok(u64::from_be_bytes(self.take(8)?.try_into().expect("eight bytes")))
+    }
+
+    /// All that was not taken.
+    pub(super) fn rest(self) -> &'a [u8] {
+        self.0
+    }
+
     /// Text that a zero byte ends.
     pub(super) fn text(&mut self) -> Result<&'a str, String> {
         let end = self.0.iter().position(|byte| *byte == 0).ok_or("a message is cut short")?;

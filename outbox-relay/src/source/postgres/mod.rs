@@ -53,7 +53,6 @@ use crate::history::Written;
 use crate::lease::LeaseRow;
 use crate::route::Routes;
 use async_trait::async_trait;
-use pgwire_replication::ReplicationConfig;
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use std::collections::{BTreeSet, VecDeque};
@@ -77,7 +76,7 @@ pub struct PostgresSource {
     poll: tokio::sync::Mutex<poll::Poll>,
     marks: Mutex<cursor::Marks>,
     /// Where to stream from; `None` polls.
-    stream_to: Option<ReplicationConfig>,
+    stream_to: Option<target::Target>,
     /// Whether to be woken by [`outbox::Notifier`].
     listens: bool,
     listener: Mutex<Option<Arc<listen::Listener>>>,

@@ -1,15 +1,34 @@
 //! The replication connection's settings, from the database's URL.
 
-use pgwire_replication::{ReplicationConfig, TlsConfig};
+use pgwire_replication::TlsConfig;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
 /// By which our connections are told from others'.
 pub(super) const APPLICATION: &str = "outbox-relay";
 
-/// Where to stream from. `None` if the URL does not say it all (a password from elsewhere, a URL without
+/// Where to stream from.
+#[derive(Clone)]
+pub(super) struct Target {
+    /// A name or an address, or the directory of a socket.
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) user: String,
+    pub(super) password: String,
+    pub(super) database: String,
+    pub(super) tls: TlsConfig,
+}
+
+impl std::fmt::Debug for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { host, port, user, database, .. } = self;
+        write!(f, "Target(postgres://{user}:***@{host}:{port}/{database})")
+    }
+}
+
+/// Reads it out of a URL. `None` if the URL does not say it all (a password from elsewhere, a URL without
 /// a user): then the relay polls.
-pub(super) fn parse(url: &str) -> Option<ReplicationConfig> {
+pub(super) fn parse(url: &str) -> Option<Target> {
     let (_, rest) = url.split_once("://")?;
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let parameters: HashMap<String, String> = query
@@ -25,17 +44,14 @@ pub(super) fn parse(url: &str) -> Option<ReplicationConfig> {
         _ => (address, 5432),
     };
     let host = host.trim_matches(['[', ']']);
-    let tls = tls(&parameters)?;
-    let mut target =
-        ReplicationConfig::new(decode(host)?, decode(user)?, decode(password)?, decode(database)?, "", "")
-            .with_port(port)
-            .with_options("-c timezone=UTC -c datestyle=ISO -c bytea_output=hex")
-            .with_application_name(APPLICATION)
-            // Counted in messages, of any size. With few of them, writer and reader wake each other for each.
-            .with_buffer_size(4_096)
-            .with_status_interval(std::time::Duration::from_secs(1));
-    target.tls = tls;
-    Some(target)
+    Some(Target {
+        host: decode(host)?,
+        port,
+        user: decode(user)?,
+        password: decode(password)?,
+        database: decode(database)?,
+        tls: tls(&parameters)?,
+    })
 }
 
 /// The same meaning of `sslmode` as the other connections have.
@@ -81,6 +97,7 @@ mod tests {
         assert_eq!((target.user.as_str(), target.password.as_str()), ("re@lay", "p:ss"));
         assert!(target.tls.mode.verifies_hostname());
         assert_eq!(parse("postgres://relay@[::1]/shop").expect("whole").host, "::1");
+        assert!(!format!("{target:?}").contains("p:ss"));
         for url in ["postgres://localhost/shop", "postgres://relay@localhost", "postgres://a:%zz@h/d", "x"] {
             assert!(parse(url).is_none(), "{url}");
         }

@@ -136,6 +136,34 @@ impl Decoder {
     }
 }
 
+/// A message that somebody wrote into the log.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Emitted<'a> {
+    /// Its place in the log.
+    pub(super) lsn: u64,
+    pub(super) prefix: &'a str,
+    pub(super) content: &'a str,
+}
+
+/// What was written into the log by `pg_logical_emit_message`, as far as it is text; `None` for any other message.
+///
+/// # Errors
+///
+/// If the message is cut short.
+pub(super) fn emitted(message: &[u8]) -> Result<Option<Emitted<'_>>, String> {
+    let mut input = Input::new(message);
+    if input.u8()? != b'M' {
+        return Ok(None);
+    }
+    let _flags = input.u8()?;
+    let lsn = input.u64()?;
+    // Others may write what is no text.
+    let Ok(prefix) = input.text() else { return Ok(None) };
+    let length = input.u32()?;
+    let content = std::str::from_utf8(input.take(length as usize)?);
+    Ok(content.ok().map(|content| Emitted { lsn, prefix, content }))
+}
+
 fn named(column: usize, problem: String) -> String {
     format!("{} is {problem}", COLUMNS[column])
 }
@@ -374,6 +402,20 @@ mod tests {
     }
 
     #[test]
+    fn what_was_written_into_the_log_is_told_with_its_place() {
+        let message = b"M\0\0\0\0\0\0\0\x01\x02outbox-relay a.b\0\0\0\0\x037:7";
+        let told = Emitted { lsn: 0x102, prefix: "outbox-relay a.b", content: "7:7" };
+        assert_eq!(emitted(message), Ok(Some(told)));
+        assert_eq!(emitted(b"I\0\0\0\x07N"), Ok(None));
+        for no_text in [&b"M\0\0\0\0\0\0\0\x01\x02\xff\0\0\0\0\x01x"[..], b"M\0\0\0\0\0\0\0\x01\x02x\0\0\0\0\x01\xff"] {
+            assert_eq!(emitted(no_text), Ok(None));
+        }
+        for at in 0..10 {
+            assert_eq!(emitted(&message[..at]), Err("a message is cut short".into()));
+        }
+    }
+
+    #[test]
     fn what_is_not_of_interest_is_passed_over_and_nonsense_is_named() {
         let mut decoder = Decoder::new(Table::default());
         assert_eq!(millis("2023-11-14 22:13:20.1239"), 1_700_000_000_123);
@@ -393,7 +435,7 @@ mod tests {
         #[test]
         fn no_bytes_make_it_panic(message: Vec<u8>, at in 0..200_usize) {
             let mut decoder = Decoder::new(Table::default());
-            let _ = decoder.decode(0x10, &message);
+            let _ = (decoder.decode(0x10, &message), emitted(&message));
             decoder.decode(0x10, &relation(&NAMES)).expect("decodes");
             let mut cut = insert(&cells());
             cut.truncate(at);

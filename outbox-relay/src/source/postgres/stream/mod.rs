@@ -29,7 +29,10 @@
 //! A backlog never goes through here: catching up is the table's business, which is faster at it. Only
 //! a table that cannot be polled is read from the log [from the beginning](slot).
 
+mod connection;
 mod decode;
+mod feed;
+mod frames;
 mod publication;
 mod session;
 pub(super) mod slot;

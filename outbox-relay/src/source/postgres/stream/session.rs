@@ -1,14 +1,15 @@
 //! One replication connection: its slot, its stream, and the marks written into the log.
 
-use super::decode::{Decoder, Row};
+use super::connection::{Connection, Start};
+use super::decode::{Decoder, Row, emitted};
+use super::feed::{Feed, Sent};
 use super::publication::{self, MARK, Publication};
 use super::slot::Lasting;
 use crate::error::{Error, Result};
 use crate::source::postgres::cursor::Snapshot;
 use crate::source::postgres::table::Table;
+use crate::source::postgres::target::Target;
 use futures::FutureExt as _;
-use pgwire_replication::client::ReplicationEvent;
-use pgwire_replication::{Lsn, PgWireError, ReplicationClient, ReplicationConfig};
 use sqlx::{AssertSqlSafe, PgPool};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,19 +49,24 @@ pub(super) enum Heard {
 }
 
 pub(in crate::source::postgres) struct Session {
-    client: ReplicationClient,
+    feed: Feed,
+    ear: Ear,
     pool: PgPool,
-    decoder: Decoder,
-    prefix: String,
-    publication: Publication,
-    /// Another state of it, whose marks are believed.
-    passed: Option<String>,
     busy: Arc<AtomicBool>,
     marker: tokio::task::JoinHandle<()>,
     /// What had committed before the slot begins, and is not sent.
     before: Snapshot,
     /// How long it has been waited for without a word.
     silent: Duration,
+}
+
+/// What understands the messages.
+struct Ear {
+    decoder: Decoder,
+    prefix: String,
+    publication: Publication,
+    /// Another state of it, whose marks are believed.
+    passed: Option<String>,
 }
 
 impl std::fmt::Debug for Session {
@@ -79,7 +85,7 @@ impl Drop for Session {
 #[derive(Debug)]
 pub(super) struct Opening {
     pub(super) pool: PgPool,
-    pub(super) target: ReplicationConfig,
+    pub(super) target: Target,
     pub(super) table: Table,
     /// Whether values may come in binary, as far as the table goes.
     pub(super) binary: bool,
@@ -93,33 +99,20 @@ impl Session {
     /// Makes the slot, unless it is there, and starts the stream. Making one waits for transactions
     /// that are open now.
     pub(super) async fn open(opening: Opening) -> Result<Self> {
-        let Opening { pool, mut target, table, binary, publication, lasting } = opening;
+        let Opening { pool, target, table, binary, publication, lasting } = opening;
         // A publication of somebody else's may have tables with values that have no binary form.
         let binary = binary && publication.is_none();
         let publication = publication::find(&pool, &table, publication).await?;
-        target.publication = publication.name.clone().into();
-        target.binary = binary && takes_binary(&pool).await?;
-        let (mut client, before) = match lasting {
-            None => temporary(&pool, target).await?,
-            Some(lasting) => (lasting.start(&pool, target).await?, Snapshot::nothing()),
+        let (name, binary) = (&*publication.name, binary && takes_binary(&pool).await?);
+        let (feed, before) = match lasting {
+            None => temporary(&pool, &target, name, binary).await?,
+            Some(lasting) => (lasting.start(&pool, &target, name, binary).await?, Snapshot::nothing()),
         };
-        client.wait_started().await.map_err(failed)?;
         let busy = Arc::new(AtomicBool::new(true));
         let prefix = message_prefix(&table.name);
         let marker = tokio::spawn(mark(pool.clone(), prefix.clone(), publication.clone(), busy.clone()));
-        let decoder = Decoder::new(table);
-        Ok(Self {
-            client,
-            pool,
-            decoder,
-            prefix,
-            publication,
-            passed: None,
-            busy,
-            marker,
-            before,
-            silent: Duration::ZERO,
-        })
+        let ear = Ear { decoder: Decoder::new(table), prefix, publication, passed: None };
+        Ok(Self { feed, ear, pool, busy, marker, before, silent: Duration::ZERO })
     }
 
     /// Whether whoever has read all that this snapshot sees finds the rest in the stream.
@@ -129,8 +122,10 @@ impl Session {
 
     /// What the stream says next. Dropping the future loses nothing.
     pub(super) async fn next(&mut self) -> Result<Heard> {
-        let event = self.client.recv().await.map_err(failed)?;
-        self.hear(event.ok_or_else(|| Error::Replication("the server ended the stream".into()))?)
+        match self.feed.next().await? {
+            Sent::Message(lsn, message) => self.ear.hear(lsn, message),
+            Sent::Alive => Ok(Heard::Nothing),
+        }
     }
 
     /// What it says next, if it does within a moment. Marks make it speak every few seconds; if they do not, though the
@@ -159,70 +154,77 @@ impl Session {
 
     /// Checks that the publication is what it was when the stream began.
     pub(super) async fn is_whole(&self) -> Result<()> {
-        if publication::is_as_found(&self.pool, &self.publication).await? { Ok(()) } else { Err(changed()) }
+        if publication::is_as_found(&self.pool, &self.ear.publication).await? { Ok(()) } else { Err(changed()) }
     }
 
     /// Goes on past marks of another state of the publication, with it as it is now, if that has all of the table's
     /// inserts.
     pub(super) async fn pass(&mut self, other_state: String) -> Result<()> {
-        let Publication { table, name, .. } = &self.publication;
-        self.publication = publication::whole(&self.pool, table, name).await?;
-        self.passed = Some(other_state);
+        let Publication { table, name, .. } = &self.ear.publication;
+        self.ear.publication = publication::whole(&self.pool, table, name).await?;
+        self.ear.passed = Some(other_state);
         Ok(())
     }
 
     /// Everything up to here may be forgotten.
     pub(super) fn acknowledge(&self, lsn: u64) {
-        self.client.update_applied_lsn(Lsn::from_u64(lsn));
+        self.feed.acknowledge(lsn);
     }
 
     /// There is something for the next mark to acknowledge.
     pub(super) fn has_events(&self) {
         self.busy.store(true, Ordering::Relaxed);
     }
+}
 
-    fn hear(&mut self, event: ReplicationEvent) -> Result<Heard> {
-        match event {
-            ReplicationEvent::XLogData { data, wal_start, .. } => {
+impl Ear {
+    fn hear(&mut self, lsn: u64, message: &[u8]) -> Result<Heard> {
+        match emitted(message).map_err(Error::Replication)? {
+            Some(emitted) if emitted.prefix == self.prefix => self.told(emitted.lsn, emitted.content),
+            Some(_) => Ok(Heard::Nothing),
+            None => {
                 let described = self.decoder.described;
-                let row = self.decoder.decode(wal_start.as_u64(), &data).map_err(Error::Replication)?;
+                let row = self.decoder.decode(lsn, message).map_err(Error::Replication)?;
                 let again = described > 0 && self.decoder.described > described;
                 let other = if again { Heard::Described } else { Heard::Nothing };
                 Ok(row.map_or(other, Heard::Row))
             }
-            ReplicationEvent::Message { prefix, content, lsn, .. } if prefix == self.prefix => {
-                let text = std::str::from_utf8(&content).unwrap_or_default();
-                if text == READ_TABLE {
-                    return Err(Error::Replication("told to read the table".into()));
-                }
-                let (snapshot, state) = text.split_once('|').unwrap_or((text, ""));
-                let as_found = state == self.publication.state || self.passed.as_deref() == Some(state);
-                let other_state = (!as_found).then(|| state.to_owned());
-                let snapshot = snapshot.parse().map_err(Error::Replication)?;
-                Ok(Heard::Mark { snapshot, lsn: lsn.as_u64(), other_state })
-            }
-            _ => Ok(Heard::Nothing),
         }
+    }
+
+    /// What is said about this outbox.
+    fn told(&self, lsn: u64, text: &str) -> Result<Heard> {
+        if text == READ_TABLE {
+            return Err(Error::Replication("told to read the table".into()));
+        }
+        let (snapshot, state) = text.split_once('|').unwrap_or((text, ""));
+        let as_found = state == self.publication.state || self.passed.as_deref() == Some(state);
+        let other_state = (!as_found).then(|| state.to_owned());
+        let snapshot = snapshot.parse().map_err(Error::Replication)?;
+        Ok(Heard::Mark { snapshot, lsn, other_state })
     }
 }
 
-/// A connection that streams from a slot of its own, and what had committed before that begins.
-async fn temporary(pool: &PgPool, mut target: ReplicationConfig) -> Result<(ReplicationClient, Snapshot)> {
-    target.slot = format!("outbox_relay_{}", Uuid::new_v4().simple());
-    let create =
-        format!("CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT", target.slot);
-    let mut client = ReplicationClient::connect_gated(target).await.map_err(failed)?;
-    let made = client.simple_query(&create).await.map_err(failed)?;
+/// A stream of a slot of its own, and what had committed before that begins.
+async fn temporary(
+    pool: &PgPool,
+    target: &Target,
+    publication: &str,
+    binary: bool,
+) -> Result<(Feed, Snapshot)> {
+    let slot = format!("outbox_relay_{}", Uuid::new_v4().simple());
+    let mut connection = Connection::open(target).await?;
+    let create = format!("CREATE_REPLICATION_SLOT {slot} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT");
     // slot_name, consistent_point, snapshot_name, output_plugin
-    let exported = made.first().and_then(|row| row.get(2)).and_then(Option::as_ref);
-    let before = exported_snapshot(pool, exported.map_or(&[][..], |name| name)).await?;
-    client.start().await.map_err(failed)?;
-    Ok((client, before))
+    let made = connection.query(&create).await?;
+    let exported = made.into_iter().nth(2).flatten().unwrap_or_default();
+    let before = exported_snapshot(pool, &exported).await?;
+    let feed = connection.start(&Start { slot: &slot, from: 0, publication, binary }).await?;
+    Ok((feed, before))
 }
 
 /// A snapshot by the name under which a session lets others have it.
-async fn exported_snapshot(pool: &PgPool, name: &[u8]) -> Result<Snapshot> {
-    let name = std::str::from_utf8(name).unwrap_or_default();
+async fn exported_snapshot(pool: &PgPool, name: &str) -> Result<Snapshot> {
     if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-') {
         return Err(Error::Replication(format!("{name:?} is no name of a snapshot")));
     }
@@ -265,8 +267,4 @@ async fn takes_binary(pool: &PgPool) -> Result<bool> {
 /// What ends a stream: the table has what the publication left out.
 pub(super) fn changed() -> Error {
     Error::Replication("the publication was changed".into())
-}
-
-pub(super) fn failed(error: PgWireError) -> Error {
-    Error::Replication(error.to_string())
 }

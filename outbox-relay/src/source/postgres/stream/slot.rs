@@ -19,14 +19,15 @@
 //! already goes on through the slot, and moves the cursor that the columns came with, so that its successor goes on
 //! behind what it has published.
 
-use super::session::{Heard, Opening, Session, failed};
+use super::connection::{Connection, Start};
+use super::feed::Feed;
+use super::session::{Heard, Opening, Session};
 use crate::error::{Error, Result};
 use crate::event::Page;
 use crate::source::PageSize;
 use crate::source::postgres::PostgresSource;
 use crate::source::postgres::cursor::Cursor;
-use crate::source::postgres::target::APPLICATION;
-use pgwire_replication::{Lsn, ReplicationClient, ReplicationConfig};
+use crate::source::postgres::target::{APPLICATION, Target};
 use sqlx::{PgPool, Row as _};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -39,7 +40,7 @@ const ENDS_WITHIN: Duration = Duration::from_secs(5);
 pub(super) struct Lasting {
     pub(super) slot: String,
     /// What was acknowledged last; `None` before anything was.
-    pub(super) from: Option<Lsn>,
+    pub(super) from: Option<u64>,
 }
 
 /// A stream that says nothing for so long is begun anew. Longer than a server may be busy with a large transaction: it
@@ -113,7 +114,7 @@ async fn open(source: &PostgresSource) -> Result<Session> {
             .bind(&source.table.name)
             .fetch_one(&source.pool)
             .await?;
-    let from = from.map(|lsn| Lsn::from_u64(lsn.unsigned_abs()));
+    let from = from.map(i64::unsigned_abs);
     Session::open(Opening {
         pool: source.pool.clone(),
         target,
@@ -126,22 +127,22 @@ async fn open(source: &PostgresSource) -> Result<Session> {
 }
 
 impl Lasting {
-    /// A connection that streams from the slot, which is made if nothing was ever read from it.
+    /// A stream of the slot, which is made if nothing was ever read from it.
     pub(super) async fn start(
         self,
         pool: &PgPool,
-        mut target: ReplicationConfig,
-    ) -> Result<ReplicationClient> {
+        target: &Target,
+        publication: &str,
+        binary: bool,
+    ) -> Result<Feed> {
         let exists = self.found(pool).await?;
-        target.slot.clone_from(&self.slot);
-        target.start_lsn = self.from.unwrap_or_default();
-        let mut client = ReplicationClient::connect_gated(target).await.map_err(failed)?;
+        let mut connection = Connection::open(target).await?;
         if !exists {
             let create = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput NOEXPORT_SNAPSHOT", self.slot);
-            client.simple_query(&create).await.map_err(failed)?;
+            connection.query(&create).await?;
         }
-        client.start().await.map_err(failed)?;
-        Ok(client)
+        let from = self.from.unwrap_or_default();
+        connection.start(&Start { slot: &self.slot, from, publication, binary }).await
     }
 
     /// Whether the slot is there; free, then.
