@@ -10,6 +10,7 @@ mod dropped;
 mod faults;
 mod guarded;
 mod history;
+mod logins;
 mod naive;
 mod odd;
 mod otlp;

@@ -137,7 +137,8 @@ impl Running {
 async fn write(database: &Database, handed: Option<mpsc::UnboundedSender<(i64, Uuid)>>) -> Committed {
     let (rate, seconds) = (setting("BENCH_RATE", 3_000), setting("BENCH_SECONDS", 10));
     let begin = tokio::time::Instant::now();
-    let (counted_from, events) = (begin.into_std() + WARM_UP, rate * (seconds + WARM_UP.as_secs().cast_signed()));
+    let (counted_from, events) =
+        (begin.into_std() + WARM_UP, rate * (seconds + WARM_UP.as_secs().cast_signed()));
     let writers: Vec<_> = (0..WRITERS)
         .map(|writer| {
             let (url, handed) = (database.url().to_owned(), handed.clone());

@@ -1,6 +1,6 @@
 //! The replication connection's settings, from the database's URL.
 
-use pgwire_replication::TlsConfig;
+use pgwire_replication::{SslMode, TlsConfig};
 use std::collections::HashMap;
 use std::path::PathBuf;
 
@@ -60,7 +60,8 @@ fn tls(parameters: &HashMap<String, String>) -> Option<TlsConfig> {
     let authority =
         parameters.get("sslrootcert").or_else(|| parameters.get("ssl-root-cert")).map(PathBuf::from);
     match mode.map_or("prefer", String::as_str) {
-        "disable" | "allow" | "prefer" => Some(TlsConfig::disabled()),
+        "disable" | "allow" => Some(TlsConfig::disabled()),
+        "prefer" => Some(TlsConfig { mode: SslMode::Prefer, ..TlsConfig::default() }),
         "require" => Some(TlsConfig::require()),
         "verify-ca" => Some(TlsConfig::verify_ca(authority)),
         "verify-full" => Some(TlsConfig::verify_full(authority)),

@@ -99,7 +99,9 @@ impl Connection {
         const MECHANISM: &[u8] = b"SCRAM-SHA-256";
         if !mechanisms.split(|byte| *byte == 0).any(|name| name == MECHANISM) {
             let offered = String::from_utf8_lossy(mechanisms).replace('\0', " ");
-            return Err(Error::Replication(format!("of {offered:?} streaming knows none: it knows scram-sha-256")));
+            return Err(Error::Replication(format!(
+                "of {offered:?} streaming knows none: it knows scram-sha-256"
+            )));
         }
         let scram = ScramClient::new(&target.user);
         let first = scram.client_first.as_bytes();

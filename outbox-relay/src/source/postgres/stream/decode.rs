@@ -407,7 +407,9 @@ mod tests {
         let told = Emitted { lsn: 0x102, prefix: "outbox-relay a.b", content: "7:7" };
         assert_eq!(emitted(message), Ok(Some(told)));
         assert_eq!(emitted(b"I\0\0\0\x07N"), Ok(None));
-        for no_text in [&b"M\0\0\0\0\0\0\0\x01\x02\xff\0\0\0\0\x01x"[..], b"M\0\0\0\0\0\0\0\x01\x02x\0\0\0\0\x01\xff"] {
+        for no_text in
+            [&b"M\0\0\0\0\0\0\0\x01\x02\xff\0\0\0\0\x01x"[..], b"M\0\0\0\0\0\0\0\x01\x02x\0\0\0\0\x01\xff"]
+        {
             assert_eq!(emitted(no_text), Ok(None));
         }
         for at in 0..10 {

@@ -53,7 +53,10 @@ impl Frames {
         let room = ROOM.saturating_sub(self.buffer.len()).max(self.buffer.len());
         self.buffer.reserve(room);
         match from.read_buf(&mut self.buffer).await? {
-            0 => Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the server closed the connection")),
+            0 => Err(std::io::Error::new(
+                std::io::ErrorKind::UnexpectedEof,
+                "the server closed the connection",
+            )),
             _ => Ok(()),
         }
     }

@@ -154,7 +154,11 @@ impl Session {
 
     /// Checks that the publication is what it was when the stream began.
     pub(super) async fn is_whole(&self) -> Result<()> {
-        if publication::is_as_found(&self.pool, &self.ear.publication).await? { Ok(()) } else { Err(changed()) }
+        if publication::is_as_found(&self.pool, &self.ear.publication).await? {
+            Ok(())
+        } else {
+            Err(changed())
+        }
     }
 
     /// Goes on past marks of another state of the publication, with it as it is now, if that has all of the table's
