@@ -1,6 +1,8 @@
 //! Streaming is an optimisation: whatever is done to it, the table has what it misses.
 
 use outbox::Message;
+use outbox_relay::sink::Failure;
+use outbox_relay::sink::memory::Fault;
 use outbox_relay::tokio_util::sync::CancellationToken;
 use outbox_relay::{MemorySink, PostgresSource};
 use sqlx::{Connection, PgConnection, query, query_scalar, raw_sql};
@@ -93,6 +95,35 @@ async fn a_stream_that_falls_silent_is_not_waited_for() {
     let id = place(&mut connection).await;
     relay.until(async |_| broker.ids(TOPIC) == [id]).await;
     relay.until(async |stats| stats.is_streaming()).await;
+    relay.stop().await;
+}
+
+/// While there is no room nobody reads the stream, but the server hears that its reader lives: else it would end the
+/// stream, and after the pause all that waits would be read again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_outlives_a_broker_that_takes_nothing_for_long() {
+    const EVENTS: usize = 3_000;
+    let postgres = Postgres::start_with(&[("wal_sender_timeout", "2s")]).await;
+    let mut connection = PgConnection::connect(&postgres.url()).await.unwrap();
+    outbox::migrate(&mut connection).await.unwrap();
+    let broker = MemorySink::new();
+    let relay = Running::start(PostgresSource::connect(&postgres.url()).await.unwrap(), &broker);
+    relay.until(async |stats| stats.is_streaming()).await;
+    let senders = "SELECT array_agg(pid) FROM pg_stat_replication";
+    let before: Vec<i32> = query_scalar(senders).fetch_one(&mut connection).await.unwrap();
+
+    // Some twelve seconds in all: each attempt pauses for twice as long as the one before.
+    broker.fail(vec![Fault::Fails(Failure::Unknown("a broker that is away".into())); 9]);
+    let mut tx = connection.begin().await.unwrap();
+    for _ in 0..EVENTS {
+        // More of them than the window and the sockets hold.
+        let message = Message::new("order", 7, "OrderPlaced").payload(vec![b'x'; 4_096]);
+        outbox::enqueue(&mut *tx, message).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    relay.until(async |_| broker.ids(TOPIC).len() == EVENTS).await;
+    let after: Vec<i32> = query_scalar(senders).fetch_one(&mut connection).await.unwrap();
+    assert_eq!(after, before, "it is the same stream");
     relay.stop().await;
 }
 
