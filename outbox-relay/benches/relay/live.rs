@@ -61,7 +61,7 @@ async fn start(database: &Database, broker: &Broker, streams: bool) -> Running {
     let (ready, is_ready) = tokio::sync::oneshot::channel();
     let stopping = stop.clone();
     let thread = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         runtime.expect("a runtime").block_on(async move {
             let source = PostgresSource::connect(&url).await?;
             let source = Arc::new(if streams { source } else { source.poll_only() });
@@ -87,7 +87,7 @@ async fn hand_over(broker: &Broker) -> (Running, mpsc::UnboundedSender<(i64, Uui
     let (handed, mut events) = mpsc::unbounded_channel::<(i64, Uuid)>();
     let stopping = stop.clone();
     let thread = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         runtime.expect("a runtime").block_on(async move {
             let (mut ticket, mut delivered) = (0, Vec::new());
             loop {

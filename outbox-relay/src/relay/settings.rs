@@ -12,8 +12,8 @@ pub struct RelaySettings {
     pub lease: Duration,
     /// Most events between source and broker; they are also what is published again at most if a topic's tail cannot
     /// be read. The more there are, the larger the producer's requests become, and the less one event costs it and the
-    /// broker. With events of 200 bytes each thousand costs some 1.3 MiB, most of it the producer's: nine thousand, with
-    /// what is read ahead, are what 32 MiB hold with a margin.
+    /// broker. With events of 200 bytes each thousand costs some 1.3 MiB, most of it the producer's: eleven thousand,
+    /// with what is read ahead, are what 32 MiB hold with a margin.
     pub window_events: usize,
     /// Most memory they may hold, in bytes. Four mebibytes; the producer holds two to three times as much beside.
     pub window_bytes: usize,
@@ -34,7 +34,7 @@ impl Default for RelaySettings {
     fn default() -> Self {
         Self {
             lease: Duration::from_secs(10),
-            window_events: 9_000,
+            window_events: 11_000,
             window_bytes: 4 << 20,
             page_events: 1_500,
             refused_for: Duration::from_secs(30),

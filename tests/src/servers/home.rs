@@ -29,13 +29,9 @@ pub(super) struct Home {
 
 impl Home {
     pub(super) fn new(server: &str) -> Self {
-        Self::within(&std::env::temp_dir(), server)
-    }
-
-    pub(super) fn within(parent: &Path, server: &str) -> Self {
         let dir = tempfile::Builder::new()
             .prefix(&format!("saga-tests-{server}-"))
-            .tempdir_in(parent)
+            .tempdir()
             .expect("the temporary directory is writable (TMPDIR names it)")
             .keep();
         let mut watcher = Command::new("sh")

@@ -3,7 +3,7 @@
 pub mod guarded;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -87,19 +87,17 @@ impl Kafka {
 
     /// The same with further settings, as `message.max.bytes = 1000`; they win over ours.
     pub async fn start_with(settings: &[(&str, &str)]) -> Self {
-        loop {
-            if let Some(kafka) = Self::try_start(Ports::free(), SMALL, settings).await {
-                return kafka;
-            }
-        }
+        Self::start_on(SMALL, settings).await
     }
 
-    /// A broker to be measured: with memory, with a compiler that takes its time, and with its log in a directory
-    /// that is made in `parent`.
-    pub async fn start_tuned(parent: &Path) -> Self {
+    /// A broker to be measured: with memory, and with a compiler that takes its time.
+    pub async fn start_tuned() -> Self {
+        Self::start_on(TUNED, &[]).await
+    }
+
+    async fn start_on(machine: &'static [&'static str], settings: &[(&str, &str)]) -> Self {
         loop {
-            let home = Home::within(parent, "kafka");
-            if let Some(kafka) = Self::try_start_in(home, Ports::free(), TUNED, &[]).await {
+            if let Some(kafka) = Self::try_start(Ports::free(), machine, settings).await {
                 return kafka;
             }
         }
@@ -201,17 +199,9 @@ impl Kafka {
         machine: &'static [&'static str],
         settings: &[(&str, &str)],
     ) -> Option<Self> {
-        Self::try_start_in(Home::new("kafka"), ports, machine, settings).await
-    }
-
-    async fn try_start_in(
-        home: Home,
-        ports: Ports,
-        machine: &'static [&'static str],
-        settings: &[(&str, &str)],
-    ) -> Option<Self> {
         let settings =
             settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let home = Home::new("kafka");
         let mut kafka = Self { server: Supervised::new("Kafka", home), ports, settings, machine };
         kafka.format();
         match kafka.launch().await {
