@@ -197,3 +197,37 @@ fn failed(error: PgWireError) -> Error {
 pub(super) fn broken(error: std::io::Error) -> Error {
     Error::Replication(error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::postgres::target;
+    use tokio::io::AsyncWriteExt as _;
+
+    /// What becomes of a login that the server answers with this.
+    async fn answered(answer: &[u8]) -> Result<()> {
+        let (near, mut far) = tokio::io::duplex(1 << 16);
+        far.write_all(answer).await.expect("there is room");
+        let target = target::parse("postgres://relay:secret@localhost/shop").expect("a whole URL");
+        Connection { socket: Box::new(near), frames: Frames::default() }.log_in(&target).await
+    }
+
+    #[tokio::test]
+    async fn a_login_that_fails_says_why() {
+        for (answer, problem) in [
+            // MD5, and its salt.
+            (
+                &b"R\0\0\0\x0c\0\0\0\x05salt"[..],
+                "(number 5) that streaming does not know: it knows scram-sha-256",
+            ),
+            (b"R\0\0\0\x0f\0\0\0\x0aOTHER\0\0", "of \"OTHER  \" streaming knows none"),
+            (b"E\0\0\0\x18SFATAL\0C28000\0Mno!\0\0", "no!"),
+            (b"R\0\0\0\x05\0", "a message is cut short"),
+        ] {
+            let error = answered(answer).await.expect_err(problem).to_string();
+            assert!(error.contains(problem), "{error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+        answered(b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I").await.expect("no password is asked for");
+    }
+}
