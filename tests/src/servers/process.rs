@@ -9,20 +9,31 @@ use rustix::process::{Pid, Signal, kill_process};
 /// Stopping is asynchronous: the kernel is asked again until nothing of the tree runs.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How often it is asked before what has stopped already is let go on for a moment.
+const ASKED: u32 = 100;
+
 /// Stops `root` and all its descendants. When this returns none of them runs, and so none can have started
 /// another one.
+///
+/// A parent that has made a child by `vfork`, as `sh` does for every command, cannot stop before the child has become
+/// another program, and the child cannot if it is stopped. So now and then all are let go on.
 pub(crate) fn freeze_tree(root: u32) -> Vec<u32> {
     let deadline = Instant::now() + PATIENCE;
-    loop {
+    for attempt in 1.. {
         let tree = tree(root);
         let running: Vec<u32> = tree.iter().copied().filter(|pid| runs(*pid)).collect();
         if running.is_empty() {
             return tree;
         }
         assert!(Instant::now() < deadline, "processes {running:?} do not stop although they were told to");
+        if attempt % ASKED == 0 {
+            thaw_tree(root);
+            thread::sleep(Duration::from_millis(20));
+        }
         running.iter().for_each(|pid| signal(*pid, Signal::STOP));
         thread::sleep(Duration::from_millis(1));
     }
+    unreachable!("it is asked until the deadline")
 }
 
 /// Lets a frozen tree run again, children first, so that no parent misses one of them.
@@ -94,4 +105,28 @@ fn state(stat: impl AsRef<Path>) -> Option<char> {
 /// What follows the process's name, which is in parentheses and may itself hold spaces and parentheses.
 fn after_name(stat: &str) -> Option<&str> {
     stat.rsplit_once(')').map(|(_, rest)| rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::CommandExt as _;
+    use std::process::{Command, Stdio};
+
+    /// Stopped at every moment of a shell's first milliseconds, so also while it waits for its child's `exec`.
+    #[test]
+    fn a_shell_that_has_just_begun_can_be_frozen() {
+        for moment in 0..300 {
+            let mut shell = Command::new("sh")
+                .args(["-c", "cat & cat; true"])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .process_group(0)
+                .spawn()
+                .expect("`sh` can be started");
+            thread::sleep(Duration::from_micros(10 * moment));
+            kill_tree(shell.id());
+            shell.wait().expect("it was started here");
+        }
+    }
 }
