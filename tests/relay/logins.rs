@@ -99,7 +99,8 @@ async fn every_way_in_leads_to_the_stream() {
         let relay = Running::start(PostgresSource::connect(url).await.unwrap(), &broker);
         relay.until(async |stats| stats.is_streaming()).await;
         // The server takes a moment to notice that the one before has gone.
-        let ssl = "SELECT array_agg(ssl) FROM pg_stat_ssl JOIN pg_stat_replication USING (pid)";
+        let ssl =
+            "SELECT coalesce(array_agg(ssl), '{}') FROM pg_stat_ssl JOIN pg_stat_replication USING (pid)";
         let mut found: Vec<bool> = Vec::new();
         while found.len() != 1 {
             found = query_scalar(ssl).fetch_one(&mut operator).await.unwrap();

@@ -98,6 +98,22 @@ async fn a_stream_that_falls_silent_is_not_waited_for() {
     relay.stop().await;
 }
 
+/// Its name is a person's choice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publication_of_any_name_is_streamed() {
+    let (database, mut connection) = migrated().await;
+    let create = r#"CREATE PUBLICATION "All, of O'Neill's ""Orders""" FOR TABLE outbox.event WITH (publish = 'insert')"#;
+    raw_sql(create).execute(&mut connection).await.unwrap();
+    let source = PostgresSource::connect(database.url()).await.unwrap();
+    let broker = MemorySink::new();
+    let relay = Running::start(source.publication(r#"All, of O'Neill's "Orders""#), &broker);
+    relay.until(async |stats| stats.is_streaming()).await;
+    let id = place(&mut connection).await;
+    relay.until(async |_| broker.ids(TOPIC) == [id]).await;
+    assert!(relay.stats.is_streaming());
+    relay.stop().await;
+}
+
 /// While there is no room nobody reads the stream, but the server hears that its reader lives: else it would end the
 /// stream, and after the pause all that waits would be read again.
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,7 @@
 //! It starts a Postgres and a Kafka of its own, in temporary directories, and the sidecar as a process, as
 //! a user has it. Rates that are set by the environment: `BENCH_ROWS` (1,000,000) events of 200 bytes over
 //! `BENCH_KEYS` (10,000) keys are drained; `BENCH_STREAM_ROWS` (400,000) are streamed; `BENCH_RATE` (3,000)
-//! transactions a second are published live for `BENCH_SECONDS` (10).
+//! transactions a second are published live for `BENCH_SECONDS` (10), after two that are not counted.
 
 mod broker;
 mod crash;
