@@ -11,6 +11,7 @@
 //! | `participant` | a service that is killed or frozen within a request answers truthfully afterwards |
 //! | `relay` | what was committed is published: all of it, nothing else, in order; whoever dies or hangs |
 //! | `sagas` | workers of one Postgres: all effects or none, whoever dies or hangs |
+//! | `saga_plans` | no statement of a worker reads a whole table of Postgres, whatever the server believes |
 //! | `saga_store` | sagas in Postgres keep their promises beside zombies, lost answers and dead servers |
 //! | `shop` | the order shop of `examples/`, under every fault, agrees with its ledgers to the penny |
 //! | `wire` | what a saga sends is what a participant reads |
@@ -23,6 +24,7 @@ mod operators;
 mod outbox;
 mod participant;
 mod relay;
+mod saga_plans;
 mod saga_store;
 mod sagas;
 mod shop;

@@ -159,7 +159,12 @@ impl Postgres {
 
     /// How often this stands in its log.
     pub fn said(&self, what: &str) -> usize {
-        std::fs::read_to_string(self.server.home().log()).expect("the log can be read").matches(what).count()
+        self.log().matches(what).count()
+    }
+
+    /// What its log says so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.server.home().log()).expect("the log can be read")
     }
 
     /// Stops every process of the server, as a machine that hangs: connections stay open, nothing answers.

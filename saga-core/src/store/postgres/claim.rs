@@ -23,18 +23,21 @@ const CLAIM: &str = "WITH me AS MATERIALIZED (
     SELECT id FROM saga.worker WHERE id = $1 AND epoch = $2 AND NOT drained FOR KEY SHARE
 ), lost AS MATERIALIZED (
     SELECT run, NULL::timestamptz AS due FROM saga.live
-    WHERE owner = $1 AND claimed = ANY ($5::bigint[]) AND cardinality($5) > 0 ORDER BY run LIMIT $4
+    WHERE owner = $1 AND claimed = ANY ($5::bigint[]) AND cardinality($5) > 0 LIMIT $4
 ), unread AS MATERIALIZED (
     SELECT run, max(format) > $9 AS newer FROM saga.mail WHERE consumed IS NULL GROUP BY run
 ), orphaned AS MATERIALIZED (
-    SELECT l.run, NULL::timestamptz AS due FROM saga.worker w JOIN saga.live l ON l.owner = w.id
-    WHERE w.drained AND l.fingerprint = ANY ($3::uuid[])
-        AND (l.run IN (SELECT run FROM unread WHERE newer)) IS NOT TRUE
-    ORDER BY l.run LIMIT $4 FOR NO KEY UPDATE OF l SKIP LOCKED
+    SELECT l.run, NULL::timestamptz AS due FROM saga.worker w CROSS JOIN LATERAL (
+        SELECT l.run FROM saga.live l WHERE l.owner = w.id AND l.fingerprint = ANY ($3::uuid[])
+            AND (l.run IN (SELECT run FROM unread WHERE newer)) IS NOT TRUE
+        LIMIT $4 FOR NO KEY UPDATE SKIP LOCKED) l
+    WHERE w.drained LIMIT $4
 ), mailed AS MATERIALIZED (
-    SELECT l.run, l.due FROM unread u JOIN saga.live l ON l.run = u.run
-    WHERE l.owner IS NULL AND NOT u.newer AND l.fingerprint = ANY ($3::uuid[])
-    ORDER BY l.due NULLS FIRST, l.run LIMIT $4 FOR NO KEY UPDATE OF l SKIP LOCKED
+    SELECT l.run, l.due FROM unread u CROSS JOIN LATERAL (
+        SELECT l.run, l.due FROM saga.live l
+        WHERE l.run = u.run AND l.owner IS NULL AND l.fingerprint = ANY ($3::uuid[])
+        LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED) l
+    WHERE NOT u.newer LIMIT $4
 ), due AS MATERIALIZED (
     SELECT d.run, d.due - p.level * $7::interval AS due
     FROM unnest($3::uuid[]) AS f (fingerprint) CROSS JOIN unnest($8::smallint[]) AS p (level) CROSS JOIN LATERAL (
@@ -51,13 +54,13 @@ const CLAIM: &str = "WITH me AS MATERIALIZED (
     UPDATE saga.live l SET owner = me.id, claimed = $6, due = NULL,
         state = CASE WHEN l.turn IS NULL THEN 'running' ELSE l.state END,
         since = CASE WHEN l.turn IS NULL AND l.state <> 'running' THEN now() ELSE l.since END
-    FROM me CROSS JOIN ready WHERE l.run = ready.run
-    RETURNING l.run, ready.rank, ready.due
+    FROM me WHERE l.run = ANY (ARRAY(SELECT run FROM ready))
+    RETURNING l.run
 )
-SELECT EXISTS (SELECT FROM me), t.run, EXISTS (SELECT FROM saga.live WHERE turn = 0 AND owner IS NULL)
+SELECT EXISTS (SELECT FROM me), r.run, EXISTS (SELECT FROM saga.live WHERE turn = 0 AND owner IS NULL)
     OR EXISTS (SELECT FROM saga.key WHERE run IS NULL)
-FROM (SELECT) one LEFT JOIN taken t ON true
-ORDER BY t.rank, t.due NULLS FIRST, t.run";
+FROM (SELECT) one LEFT JOIN ready r ON (r.run IN (SELECT run FROM taken)) IS TRUE
+ORDER BY r.rank, r.due NULLS FIRST, r.run";
 
 /// Unread mail of what the worker owns, and of what has ended meanwhile.
 const MAIL: &str = "SELECT l.run IS NULL, m.run, m.id, m.body, m.format
@@ -66,7 +69,8 @@ const MAIL: &str = "SELECT l.run IS NULL, m.run, m.id, m.body, m.format
 
 /// Whoever sees the mail sees its saga as well, or its end.
 const CLEAR: &str = "UPDATE saga.mail m SET consumed = -1
-    WHERE m.run = ANY ($1) AND m.consumed IS NULL AND NOT EXISTS (SELECT FROM saga.live l WHERE l.run = m.run)";
+    WHERE m.run = ANY ($1) AND m.consumed IS NULL
+        AND NOT EXISTS (SELECT FROM saga.live l WHERE l.run = m.run OFFSET 0)";
 
 pub(super) async fn claim(db: &Db, claim: &Claim, sent: &Sending) -> Result<Claimed> {
     let mut connection = db.writers.lend().await?;

@@ -31,9 +31,11 @@ const WAIT: &str = "WITH unseen AS MATERIALIZED (
     SELECT run, key FROM saga.live WHERE turn = 0 AND owner IS NULL
     ORDER BY since, run LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
 ), seen AS MATERIALIZED (
-    SELECT run, nextval('saga.turn') AS turn FROM unseen
+    SELECT array_agg(run) AS runs, array_agg(turn) AS turns FROM (
+        SELECT run, nextval('saga.turn') AS turn FROM unseen) s
 ), waits AS (
-    UPDATE saga.live l SET turn = seen.turn, due = l.until FROM seen WHERE l.run = seen.run RETURNING l.due
+    UPDATE saga.live l SET turn = (SELECT turns[array_position(runs, l.run)] FROM seen), due = l.until
+    WHERE l.run = ANY ((SELECT runs FROM seen)::uuid[]) RETURNING l.due
 ), waited AS (
     INSERT INTO saga.key AS k (key, waited) SELECT DISTINCT key, 1 FROM unseen ORDER BY key
     ON CONFLICT (key) DO UPDATE SET waited = k.waited + 1
@@ -46,25 +48,30 @@ const GIVE: &str = "WITH free AS MATERIALIZED (
     SELECT k.key FROM saga.key k WHERE k.run IS NULL AND EXISTS (
         SELECT FROM saga.live l
         WHERE l.key = k.key AND l.turn > 0 AND l.owner IS NULL AND l.fingerprint = ANY ($1::uuid[])
-            AND NOT EXISTS (SELECT FROM saga.mail m WHERE m.run = l.run AND m.consumed IS NULL AND m.format > $3))
+            AND NOT EXISTS (
+                SELECT FROM saga.mail m WHERE m.run = l.run AND m.consumed IS NULL AND m.format > $3 OFFSET 0)
+        OFFSET 0)
     ORDER BY k.key LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
 ), next AS MATERIALIZED (
     SELECT free.key, l.run FROM free CROSS JOIN LATERAL (
         SELECT l.run FROM saga.live l
         WHERE l.key = free.key AND l.turn > 0 AND l.owner IS NULL AND l.fingerprint = ANY ($1::uuid[])
-            AND NOT EXISTS (SELECT FROM saga.mail m WHERE m.run = l.run AND m.consumed IS NULL AND m.format > $3)
+            AND NOT EXISTS (
+                SELECT FROM saga.mail m WHERE m.run = l.run AND m.consumed IS NULL AND m.format > $3 OFFSET 0)
         ORDER BY l.turn LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED) l
 ), given AS (
-    UPDATE saga.key k SET run = next.run FROM next WHERE k.key = next.key
+    UPDATE saga.key k SET run = (SELECT next.run FROM next WHERE next.key = k.key)
+    WHERE k.key = ANY (ARRAY(SELECT key FROM next))
 ), due AS (
     UPDATE saga.live l SET turn = NULL, due = now(), state = 'running', since = now()
-    FROM next WHERE l.run = next.run RETURNING l.run
+    WHERE l.run = ANY (ARRAY(SELECT run FROM next)) RETURNING l.run
 ), idle AS MATERIALIZED (
     SELECT k.key, k.waited FROM saga.key k
-    WHERE k.run IS NULL AND NOT EXISTS (SELECT FROM saga.live l WHERE l.key = k.key AND l.turn IS NOT NULL)
+    WHERE k.run IS NULL AND NOT EXISTS (SELECT FROM saga.live l WHERE l.key = k.key AND l.turn IS NOT NULL OFFSET 0)
     LIMIT $2
 ), swept AS (
-    DELETE FROM saga.key k USING idle WHERE k.key = idle.key AND k.run IS NULL AND k.waited = idle.waited
+    DELETE FROM saga.key k WHERE k.key = ANY (ARRAY(SELECT key FROM idle)) AND k.run IS NULL
+        AND k.waited = (SELECT idle.waited FROM idle WHERE idle.key = k.key)
 )
 SELECT count(*) FROM due";
 

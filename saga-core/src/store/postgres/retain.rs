@@ -24,17 +24,17 @@ const PRUNE: &str = "WITH RECURSIVE old (run, n) AS (
     SELECT old.run FROM old CROSS JOIN LATERAL (
         SELECT 1 FROM saga.start s WHERE s.run = old.run AND s.ended_at < $2
             AND NOT EXISTS (SELECT FROM saga.live l WHERE l.run = CASE
-                WHEN s.saga ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/' THEN left(s.saga, 36)::uuid END)
+                WHEN s.saga ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/' THEN left(s.saga, 36)::uuid END OFFSET 0)
         LIMIT 1) ended
 ), journal AS (
-    DELETE FROM saga.journal WHERE run IN (SELECT run FROM over)
+    DELETE FROM saga.journal WHERE run = ANY (ARRAY(SELECT run FROM over))
 ), mail AS (
-    DELETE FROM saga.mail WHERE run IN (SELECT run FROM over)
+    DELETE FROM saga.mail WHERE run = ANY (ARRAY(SELECT run FROM over))
 )
 SELECT (SELECT count(*) FROM over), (SELECT run FROM old WHERE run IS NOT NULL ORDER BY n DESC LIMIT 1)";
 
-const KEPT: &str = "SELECT EXISTS (SELECT FROM saga.start s WHERE s.run = i.run),
-        EXISTS (SELECT FROM saga.journal j WHERE j.run = i.run)
+const KEPT: &str = "SELECT EXISTS (SELECT FROM saga.start s WHERE s.run = i.run OFFSET 0),
+        EXISTS (SELECT FROM saga.journal j WHERE j.run = i.run OFFSET 0)
     FROM unnest($1::uuid[]) WITH ORDINALITY AS i (run, place) ORDER BY i.place";
 
 #[async_trait]

@@ -63,7 +63,7 @@ const START_ALL: &str = "WITH me AS MATERIALIZED (
     INSERT INTO saga.key AS k (key, run)
     SELECT DISTINCT ON (key) key, run FROM input
     WHERE owned AND $1 IS NOT NULL AND key IS NOT NULL AND (run IN (SELECT run FROM fresh)) IS TRUE
-        AND NOT EXISTS (SELECT FROM saga.live l WHERE l.key = input.key AND l.turn IS NOT NULL)
+        AND NOT EXISTS (SELECT FROM saga.live l WHERE l.key = input.key AND l.turn IS NOT NULL OFFSET 0)
     ORDER BY key, run
     ON CONFLICT (key) DO UPDATE SET run = EXCLUDED.run WHERE k.run IS NULL
     RETURNING run

@@ -3,9 +3,12 @@
 //! Everything in it hangs on `won`, the journal rows that it could insert, and those hang on `me`, the
 //! worker's row with the worker's epoch. Rows are touched in the order of their runs.
 //!
-//! Four things look odd, and are there for the server:
+//! Five things look odd, and are there for the server:
 //!
 //! - tables are probed by `LATERAL (… LIMIT 1)`, which can only be done through an index, row by row;
+//! - rows are written where `run = ANY (…)`, and never joined: of a table that is empty when a statement is planned, a
+//!   join would read the whole, for every batch, for as long as the server has not looked again. What a row is set to
+//!   stands in its list at `array_position`, which is no look-up but costs less than a join at the lengths of batches;
 //! - `(run IN (SELECT run FROM won)) IS TRUE` is hashed once, where a join of two lists of unknown length
 //!   would compare each with each;
 //! - `(owner = …) IS TRUE` keeps the index of owners out: beside a million sagas that wait it looks as good as
@@ -40,48 +43,50 @@ const WON: &str = "WITH me AS MATERIALIZED (
     RETURNING run
 )";
 
-/// There is no way back from a pivot, so a cancel that can be seen comes first.
+/// There is no way back from a pivot, so a cancel that can be seen comes first. (`OFFSET 0` has the mail looked up,
+/// instead of all unread mail read into a hash table.)
 const UNLESS_MAIL: &str = "    WHERE NOT b.pivot OR NOT EXISTS (SELECT FROM saga.mail m
-        WHERE m.run = b.run AND m.consumed IS NULL AND m.id <> ALL ($read_ids::uuid[]))
+        WHERE m.run = b.run AND m.consumed IS NULL AND m.id <> ALL ($read_ids::uuid[]) OFFSET 0)
 ";
 
 /// Marks the mail that was read.
 const READ: &str = ", read AS (
-    UPDATE saga.mail m SET consumed = r.number
-    FROM unnest($read_runs::uuid[], $read_ids::uuid[], $read_by::int[]) AS r (run, id, number)
-    WHERE m.run = r.run AND m.id = r.id AND (r.run IN (SELECT run FROM won)) IS TRUE
+    UPDATE saga.mail m SET consumed = ($4::int[])[array_position($3::uuid[], m.run)]
+    WHERE m.run = ANY ($read_runs::uuid[]) AND ((m.run, m.id) IN (
+            SELECT r.run, r.id FROM unnest($read_runs::uuid[], $read_ids::uuid[]) AS r (run, id))) IS TRUE
+        AND (m.run IN (SELECT run FROM won)) IS TRUE
 )";
 
 /// Gives sagas up; one without a new state stays, with another error. A row is written once in a statement, so
 /// these are one.
 const RELEASED: &str = ", released AS (
-    UPDATE saga.live l SET owner = CASE WHEN t.state IS NULL THEN l.owner END, state = coalesce(t.state, l.state),
-        due = CASE WHEN t.state IS NULL THEN l.due WHEN t.state = 'queued' THEN l.until ELSE t.due END,
-        since = CASE WHEN t.state IS NULL OR t.state = 'queued' THEN l.since ELSE now() END,
-        error = CASE WHEN t.error IS NULL THEN l.error ELSE nullif(t.error, '') END
-    FROM unnest($released::uuid[], $states::text[], $dues::timestamptz[], $errors::text[])
-        AS t (run, state, due, error)
-    WHERE l.run = t.run AND (t.run IN (SELECT run FROM won)) IS TRUE
+    UPDATE saga.live l SET (owner, state, due, since, error) = (
+        SELECT CASE WHEN t.state IS NULL THEN l.owner END, coalesce(t.state, l.state),
+            CASE WHEN t.state IS NULL THEN l.due WHEN t.state = 'queued' THEN l.until ELSE t.due END,
+            CASE WHEN t.state IS NULL OR t.state = 'queued' THEN l.since ELSE now() END,
+            CASE WHEN t.error IS NULL THEN l.error ELSE nullif(t.error, '') END
+        FROM (SELECT ($states::text[])[place] AS state, ($dues::timestamptz[])[place] AS due,
+                ($errors::text[])[place] AS error
+            FROM array_position($released::uuid[], l.run) AS place) t)
+    WHERE l.run = ANY ($released::uuid[]) AND (l.run IN (SELECT run FROM won)) IS TRUE
 )";
 
 /// Ends sagas, and answers the mail that they have not read.
 const ENDED: &str = ", ended AS (
-    UPDATE saga.start s SET ended = e.ended, ended_at = now()
-    FROM unnest($ended::uuid[], $ends::text[]) AS e (run, ended)
-    WHERE s.run = e.run AND (e.run IN (SELECT run FROM won)) IS TRUE
+    UPDATE saga.start s SET ended = ($ends::text[])[array_position($ended::uuid[], s.run)], ended_at = now()
+    WHERE s.run = ANY ($ended::uuid[]) AND (s.run IN (SELECT run FROM won)) IS TRUE
 ), removed AS (
-    DELETE FROM saga.live l USING unnest($ended::uuid[]) AS e (run)
-    WHERE l.run = e.run AND (e.run IN (SELECT run FROM won)) IS TRUE
+    DELETE FROM saga.live l WHERE l.run = ANY ($ended::uuid[]) AND (l.run IN (SELECT run FROM won)) IS TRUE
 ), answered AS (
-    UPDATE saga.mail m SET consumed = -1 FROM unnest($ended::uuid[]) AS e (run)
-    WHERE m.run = e.run AND m.consumed IS NULL AND m.id <> ALL ($read_ids::uuid[])
-        AND (e.run IN (SELECT run FROM won)) IS TRUE
+    UPDATE saga.mail m SET consumed = -1
+    WHERE m.run = ANY ($ended::uuid[]) AND m.consumed IS NULL AND m.id <> ALL ($read_ids::uuid[])
+        AND (m.run IN (SELECT run FROM won)) IS TRUE
 )";
 
-/// Gives back the keys of sagas that end.
+/// Gives back the keys of sagas that end. (Whoever holds a key has no other.)
 const FREED: &str = ", freed AS (
-    UPDATE saga.key k SET run = NULL FROM unnest($freed::text[], $freed_by::uuid[]) AS f (key, run)
-    WHERE k.key = f.key AND k.run = f.run AND (f.run IN (SELECT run FROM won)) IS TRUE
+    UPDATE saga.key k SET run = NULL
+    WHERE k.key = ANY ($freed::text[]) AND (k.run IN (SELECT run FROM won WHERE run = ANY ($freed_by::uuid[]))) IS TRUE
 )";
 
 /// The first row tells whether the fence was met and who won; the others are unread mail.
@@ -144,7 +149,7 @@ impl Parts {
     fn arrays(self) -> Vec<&'static str> {
         let all: [(bool, &[&str]); 5] = [
             (self.pivot, &["pivots"]),
-            (self.read, &["read_runs", "read_ids", "read_by"]),
+            (self.read, &["read_runs", "read_ids"]),
             (self.released, &["released", "states", "dues", "errors"]),
             (self.ended, &["ended", "ends"]),
             (self.freed, &["freed", "freed_by"]),
@@ -183,8 +188,7 @@ pub(super) fn statement(fence: Fence, batch: &[Commit], conflicts: Conflicts) ->
     if parts.read {
         statement = statement
             .bind(read.iter().map(|(c, _)| c.run.0).collect::<Vec<Uuid>>())
-            .bind(read.iter().map(|(_, id)| *id).collect::<Vec<Uuid>>())
-            .bind(read.iter().map(|(c, _)| c.number.cast_signed()).collect::<Vec<i32>>());
+            .bind(read.iter().map(|(_, id)| *id).collect::<Vec<Uuid>>());
     }
     if parts.released {
         statement = statement

@@ -31,7 +31,7 @@ pub(super) async fn join(db: &Db, worker: &NewWorker) -> Result<Fence> {
     let mut connection = db.keepers.lend().await?;
     // Drained workers without sagas are of no use to anybody. A drained worker gains no saga any more.
     let text = "DELETE FROM saga.worker w WHERE w.drained
-        AND NOT EXISTS (SELECT FROM saga.live l WHERE l.owner = w.id)";
+        AND NOT EXISTS (SELECT FROM saga.live l WHERE l.owner = w.id OFFSET 0)";
     connection.rows(sqlx::query(text)).await?;
     let text = "INSERT INTO saga.worker (id, label, lease_ms) VALUES ($1, $2, $3)
         ON CONFLICT DO NOTHING RETURNING epoch";
