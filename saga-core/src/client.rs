@@ -258,7 +258,9 @@ impl Client {
             }
         }
         let gone = || crate::store::Error::Unknown("the runtime is shutting down".into());
-        self.starter.send(sketch.clone().into_start()).await.ok_or_else(gone)?
+        // In a task of its own: who opens a lane carries the starts of others, and must not stop half-way.
+        let (starter, start) = (self.starter.clone(), sketch.clone().into_start());
+        tokio::spawn(async move { starter.send(start).await }).await.ok().flatten().ok_or_else(gone)?
     }
 
     /// A handle to a run that was started before.
@@ -293,21 +295,27 @@ impl Client {
     ///
     /// Dropping the future stops waiting, nothing else.
     pub async fn wait(&self, run: RunId) -> Result<End, Error> {
-        let Some(shared) = &self.local else { return self.poll_end(run, Duration::ZERO).await };
-        let heard = shared.ended(run);
-        // What is driven here tells its end by itself, so the store is not asked at once. Everything else may
-        // have ended before we listened, or be driven elsewhere.
-        let first = if shared.is_driven(run) { POLL } else { Duration::ZERO };
-        tokio::select! {
-            biased;
-            end = heard => Ok(end),
-            end = self.poll_end(run, first) => end,
+        let Some(shared) = &self.local else { return self.poll_end(run).await };
+        loop {
+            // First listen, then look: a driver that ends in between is heard.
+            let heard = shared.ended(run);
+            if shared.is_driven(run) {
+                if let Some(end) = heard.await {
+                    return Ok(end);
+                }
+            } else {
+                // It may have ended before we listened, be driven elsewhere, or come here yet.
+                tokio::select! {
+                    biased;
+                    end = heard => if let Some(end) = end { return Ok(end) },
+                    end = self.poll_end(run) => return end,
+                }
+            }
         }
     }
 
-    /// Asks the store, `first` after that long.
-    async fn poll_end(&self, run: RunId, first: Duration) -> Result<End, Error> {
-        tokio::time::sleep(first).await;
+    /// Asks the store until it knows.
+    async fn poll_end(&self, run: RunId) -> Result<End, Error> {
         let mut pause = POLL;
         loop {
             // A driver of this process tells its saga's end by itself.

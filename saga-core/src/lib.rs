@@ -8,6 +8,7 @@ pub mod codec;
 pub mod engine;
 mod error_id;
 pub mod id;
+mod in_place;
 pub mod journal;
 pub mod payload;
 pub mod priority;

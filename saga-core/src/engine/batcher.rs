@@ -1,9 +1,12 @@
 //! Group commit without a timer: what waits is sent, what arrives meanwhile forms the next batch.
 //!
-//! A request goes into the queue; whoever puts it there starts a lane unless enough are open. A lane takes
-//! what waits, sends it as one batch, hands the answers out and looks again; it closes when nothing waits.
-//! Queue and number of open lanes stand behind one lock, so a lane closes either before a request is put
-//! there, and then another is opened for it, or after it has seen it.
+//! Who has a request and finds a lane free sends it himself, alone; while all lanes are busy requests wait in the
+//! queue. A lane that has its answer takes what waits, sends it as one batch, hands the answers out and looks again; it
+//! is free when nothing waits. Queue and number of busy lanes stand behind one lock, so a lane becomes free either
+//! before a request is put into the queue, and then its sender has it, or after it has seen it.
+//!
+//! So a saga that goes alone sends its commits in its own task: nothing has to be woken between an answer and the next
+//! commit.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,6 +18,7 @@ use futures::future::BoxFuture;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::shared::LOCK;
+use crate::in_place::in_place;
 
 /// Gathers requests into batches and hands each batch to one call.
 ///
@@ -44,6 +48,9 @@ pub(crate) struct Bounds {
     pub(crate) lanes: usize,
 }
 
+/// Requests, each with whoever waits for its answer.
+type Batch<T, R> = Vec<(T, oneshot::Sender<R>)>;
+
 type Call<T, R> = dyn Fn(Vec<T>) -> BoxFuture<'static, Vec<R>> + Send + Sync;
 
 struct Inner<T, R> {
@@ -56,8 +63,8 @@ struct Inner<T, R> {
 
 struct State<T, R> {
     waiting: VecDeque<(T, oneshot::Sender<R>)>,
-    /// How many lanes are open.
-    open: usize,
+    /// How many lanes are busy.
+    busy: usize,
 }
 
 impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
@@ -69,7 +76,7 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
     where
         F: Fn(Vec<T>) -> BoxFuture<'static, Vec<R>> + Send + Sync + 'static,
     {
-        let state = Mutex::new(State { waiting: VecDeque::new(), open: 0 });
+        let state = Mutex::new(State { waiting: VecDeque::new(), busy: 0 });
         let room = Semaphore::new(bounds.queue);
         Self { inner: Arc::new(Inner { bounds, room, state, send: Box::new(send) }) }
     }
@@ -79,42 +86,60 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
     /// Dropping the future gives up the answer; the request goes on once it is queued.
     pub(crate) async fn send(&self, request: T) -> Option<R> {
         self.inner.room.acquire().await.ok()?.forget();
-        let (caller, answer) = oneshot::channel();
-        let opens = {
+        let answer = {
             let mut state = self.inner.state.lock().expect(LOCK);
-            state.waiting.push_back((request, caller));
-            let opens = state.open < self.inner.bounds.lanes;
-            state.open += usize::from(opens);
-            opens
+            if state.busy < self.inner.bounds.lanes {
+                state.busy += 1;
+                Err(request)
+            } else {
+                let (caller, answer) = oneshot::channel();
+                state.waiting.push_back((request, caller));
+                Ok(answer)
+            }
         };
-        if opens {
-            tokio::spawn(self.inner.clone().lane());
+        match answer {
+            Ok(answer) => answer.await.ok(),
+            Err(request) => in_place(self.inner.clone().alone(request)).await,
         }
-        answer.await.ok()
     }
 }
 
-impl<T, R> Inner<T, R> {
+impl<T: Send + 'static, R: Send + 'static> Inner<T, R> {
+    /// Sends the first request of a lane. What has come meanwhile is for a task: the sender goes on with his answer.
+    async fn alone(self: Arc<Self>, request: T) -> Option<R> {
+        self.room.add_permits(1);
+        let reply = self.replies(vec![request]).await.pop();
+        if let Some(batch) = self.take() {
+            tokio::spawn(self.lane(batch));
+        }
+        reply
+    }
+
     /// Sends batches until nothing waits.
-    async fn lane(self: Arc<Self>) {
-        while let Some(batch) = self.take() {
+    async fn lane(self: Arc<Self>, first: Batch<T, R>) {
+        let mut next = Some(first);
+        while let Some(batch) = next {
             self.room.add_permits(batch.len());
             let (requests, callers): (Vec<T>, Vec<_>) = batch.into_iter().unzip();
-            // A panic leaves its batch without answers, and the lane open for the others.
-            let replies = AssertUnwindSafe((self.send)(requests)).catch_unwind().await.unwrap_or_default();
-            for (caller, reply) in callers.into_iter().zip(replies) {
+            for (caller, reply) in callers.into_iter().zip(self.replies(requests).await) {
                 // A caller that is gone has lost interest in the answer, not in the work.
                 let _ = caller.send(reply);
             }
+            next = self.take();
         }
     }
 
-    /// The next batch; without one the lane is closed.
-    fn take(&self) -> Option<Vec<(T, oneshot::Sender<R>)>> {
+    /// A panic leaves its batch without answers, and the lane to the others.
+    async fn replies(&self, requests: Vec<T>) -> Vec<R> {
+        AssertUnwindSafe((self.send)(requests)).catch_unwind().await.unwrap_or_default()
+    }
+
+    /// The next batch; without one the lane is free.
+    fn take(&self) -> Option<Batch<T, R>> {
         let mut state = self.state.lock().expect(LOCK);
         let count = state.waiting.len().min(self.bounds.batch);
         if count == 0 {
-            state.open -= 1;
+            state.busy -= 1;
             return None;
         }
         Some(state.waiting.drain(..count).collect())
@@ -157,6 +182,30 @@ mod tests {
         assert_eq!(first.await.unwrap(), Some(0));
         assert_eq!(answers, (1..=12).map(|n| Some(n * 2)).collect::<Vec<_>>());
         assert_eq!(*sizes.lock().unwrap(), [1, 10, 2]);
+    }
+
+    #[tokio::test]
+    async fn whoever_goes_away_leaves_his_request_to_be_sent_and_the_lane_to_others() {
+        let sent = Arc::new(Mutex::new(Vec::<u32>::new()));
+        let gate = Arc::new(Semaphore::new(0));
+        let (seen, opened) = (sent.clone(), gate.clone());
+        let bounds = Bounds { queue: 2, batch: 10, lanes: 1 };
+        let batcher = Batcher::new(bounds, move |batch: Vec<u32>| {
+            let (seen, opened) = (seen.clone(), opened.clone());
+            Box::pin(async move {
+                opened.acquire().await.unwrap().forget();
+                seen.lock().unwrap().extend(&batch);
+                batch
+            })
+        });
+        for n in 1..=3 {
+            let mut send = Box::pin(batcher.send(n));
+            assert!(futures::poll!(&mut send).is_pending());
+        }
+        gate.add_permits(3);
+        assert_eq!(batcher.send(4).await, Some(4));
+        assert_eq!(*sent.lock().unwrap(), [1, 2, 3, 4], "the first alone, and what was queued behind it");
+        assert_eq!(batcher.inner.room.available_permits(), 2, "every place is free again");
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! The life of one saga in a worker: take what happened, decide, commit, act.
 
 mod leaving;
+mod seat;
 mod transact;
 
 use std::collections::VecDeque;
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::attempt::{self, panic_text};
 use super::committer::Settled;
 use super::live::{Draft, Launch, Saga, Unfit};
-use super::shared::{Incarnation, LOCK, Shared};
+use super::shared::{Incarnation, Shared};
 use crate::id::Place;
 use crate::journal::{self, Bound, Cause, Effect, Failure, Illegal, MailBody, Outcome, Record, Stage};
 use crate::saga::Kind;
@@ -25,6 +26,7 @@ use crate::step::Desk;
 use crate::step::code::Reply;
 use crate::step::context::{Attempt, Deadline};
 use crate::store::{Commit, Mail, Then};
+use seat::Seat;
 use transact::{Open, Sent, Undone, Waiting};
 
 /// After so many deaths in a row a saga is a suspect; after as many again, alone, it is blocked.
@@ -56,18 +58,25 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    /// Starts the driver's task.
+    /// Drives the saga in a task of its own.
     pub(crate) fn spawn(
         shared: Arc<Shared>,
         incarnation: Arc<Incarnation>,
         saga: Saga,
         permit: OwnedSemaphorePermit,
     ) {
-        let (letterbox, mailbox) = mpsc::unbounded_channel();
-        let run = saga.run;
-        incarnation.mailboxes.lock().expect(LOCK).insert(run, letterbox.clone());
-        let tracker = incarnation.drivers.clone();
-        let lost = incarnation.lost.clone();
+        tokio::spawn(Self::run(shared, incarnation, saga, permit));
+    }
+
+    /// From here on the saga is driven in this process; whoever gets the future has to run it.
+    pub(crate) fn run(
+        shared: Arc<Shared>,
+        incarnation: Arc<Incarnation>,
+        saga: Saga,
+        permit: OwnedSemaphorePermit,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let (seat, mailbox) = Seat::take(shared.clone(), incarnation.clone(), saga.run);
+        let (tracker, lost) = (incarnation.drivers.clone(), incarnation.lost.clone());
         let forward = shared.draining.child_token();
         let turned_back = CancellationToken::new();
         let attempts = FuturesUnordered::new();
@@ -86,7 +95,8 @@ impl Driver {
             _permit: permit,
             alone: None,
         };
-        tracker.spawn(async move {
+        tracker.track_future(async move {
+            let _seat = seat;
             let driven = AssertUnwindSafe(driver.drive()).catch_unwind();
             let unfit = match lost.run_until_cancelled(driven).await {
                 None | Some(Ok(Ok(()))) => None,
@@ -97,12 +107,7 @@ impl Driver {
                 // Whatever is under way here is in doubt for whoever goes on from the journal.
                 let _ = lost.run_until_cancelled(driver.stop_at(unfit)).await;
             }
-            // The saga may have been claimed here again already: then the mailbox is its new driver's.
-            let mut mailboxes = driver.incarnation.mailboxes.lock().expect(LOCK);
-            if mailboxes.get(&run).is_some_and(|present| present.same_channel(&letterbox)) {
-                mailboxes.remove(&run);
-            }
-        });
+        })
     }
 
     async fn drive(&mut self) -> Result<(), Illegal> {

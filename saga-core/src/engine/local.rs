@@ -55,14 +55,13 @@ impl Shared {
         saga.starts = draft.starts;
         let start = sketch.clone().into_owned(&draft.records);
         let (caller, reply) = oneshot::channel();
-        tokio::spawn(insert(self.clone(), incarnation, start, saga, permit, caller));
+        tokio::spawn(begin(self.clone(), incarnation, start, saga, permit, caller));
         Some(reply)
     }
 }
 
-/// Inserts the saga and drives it. When the store does not answer, the caller is told so, but the
-/// identical start is repeated here until it is known whether we own the saga.
-async fn insert(
+/// Inserts the saga and drives it, in one task: it need not be woken between the answer and the first attempt.
+async fn begin(
     shared: Arc<Shared>,
     incarnation: Arc<Incarnation>,
     start: Start,
@@ -70,30 +69,41 @@ async fn insert(
     permit: OwnedSemaphorePermit,
     caller: oneshot::Sender<Result<StartReply, Error>>,
 ) {
+    let (caller, reply) = insert(&shared, &incarnation, start, caller).await;
+    if matches!(reply, Ok(StartReply::Started)) {
+        // Before the caller hears of it: whoever then waits for its end finds that it is driven here.
+        let driver = Driver::run(shared, incarnation, saga, permit);
+        tell(caller, reply);
+        driver.await;
+    } else {
+        tell(caller, reply);
+    }
+}
+
+/// Inserts the saga. When the store does not answer, the caller is told so, but the identical start is repeated here
+/// until it is known whether we own the saga. Answers the caller, unless he has been told, and what to tell him.
+async fn insert(
+    shared: &Shared,
+    incarnation: &Incarnation,
+    start: Start,
+    caller: oneshot::Sender<Result<StartReply, Error>>,
+) -> (Option<oneshot::Sender<Result<StartReply, Error>>>, Result<StartReply, Error>) {
     let mut caller = Some(caller);
     loop {
         let lost = || Err(Error::Unknown("the worker is shutting down".into()));
         let reply = incarnation.starter.send(start.clone()).await.unwrap_or_else(lost);
-        let started = matches!(reply, Ok(StartReply::Started));
         if matches!(reply, Ok(StartReply::Queued)) {
             // Its key may be free by now: the claimer looks.
             shared.nudge.notify_one();
         }
-        let open = reply.as_ref().is_err_and(Error::is_transient) && !incarnation.lost.is_cancelled();
         if reply == Err(Error::Fenced) {
             incarnation.lost.cancel();
         }
-        let told = caller.take();
-        if started {
-            // Before the caller hears of it: whoever then waits for its end finds that it is driven here.
-            Driver::spawn(shared, incarnation, saga, permit);
-            tell(told, reply);
-            return;
-        }
-        tell(told, reply);
+        let open = reply.as_ref().is_err_and(Error::is_transient) && !incarnation.lost.is_cancelled();
         if !open {
-            return;
+            return (caller, reply);
         }
+        tell(caller.take(), reply);
     }
 }
 

@@ -19,7 +19,9 @@
 //!
 //! The **batcher** gathers the commits of all drivers. There is no timer: while fewer batches are in flight
 //! than the store can use side by side (two on Postgres, one on SQLite), whatever waits is sent at once; what
-//! arrives meanwhile forms the next batch. At low load a batch is one commit, at high load hundreds.
+//! arrives meanwhile forms the next batch. At low load a batch is one commit, sent by the driver itself, at high load
+//! hundreds. A saga that goes alone is one task from its start to its end, woken by the answers of the store and of its
+//! steps.
 //!
 //! # The life of a worker
 //!

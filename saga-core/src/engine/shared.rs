@@ -87,17 +87,13 @@ impl Shared {
         (!incarnation.lost.is_cancelled()).then_some(incarnation)
     }
 
-    /// Resolves when a driver of this process ends the run; never, if another process does.
-    pub(crate) fn ended(&self, run: RunId) -> impl Future<Output = End> + '_ {
+    /// Resolves when a driver of this process ends the run, or drives it no more (`None`); never, if none does.
+    /// Whoever is told of the latter, or asks only now, finds out from the store.
+    pub(crate) fn ended(&self, run: RunId) -> impl Future<Output = Option<End>> + '_ {
         let (sender, end) = oneshot::channel();
         self.waiters.lock().expect(LOCK).entry(run).or_default().push(sender);
         let mut listening = Listening { shared: self, run, end };
-        async move {
-            match (&mut listening.end).await {
-                Ok(end) => end,
-                Err(_) => std::future::pending().await,
-            }
-        }
+        async move { (&mut listening.end).await.ok() }
     }
 
     /// Whether a driver of this process has the run.
@@ -115,6 +111,11 @@ impl Shared {
                 waiters.remove(&run);
             }
         }
+    }
+
+    /// Tells everyone in this process who waits for the run that its driver is gone.
+    pub(crate) fn dismiss(&self, run: RunId) {
+        drop(self.waiters.lock().expect(LOCK).remove(&run));
     }
 
     /// Tells everyone in this process who waits for the run.

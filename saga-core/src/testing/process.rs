@@ -3,10 +3,10 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 /// One process of a test, as its [`FaultyStore`](super::FaultyStore) and its calls see it.
 ///
@@ -18,7 +18,10 @@ use tokio::sync::watch;
 #[derive(Clone)]
 pub struct Process {
     number: usize,
-    mode: Arc<watch::Sender<Mode>>,
+    mode: Arc<Mutex<Mode>>,
+    /// Wakes those who wait in the order in which they came, so that a plan is the same run each time. (The channels
+    /// of tokio that many can watch wake them in a random order.)
+    changed: Arc<Notify>,
     doomed: Arc<AtomicBool>,
     zombie: Arc<AtomicBool>,
 }
@@ -35,7 +38,8 @@ impl Process {
     pub fn new(number: usize) -> Self {
         Self {
             number,
-            mode: Arc::new(watch::Sender::new(Mode::Alive)),
+            mode: Arc::new(Mutex::new(Mode::Alive)),
+            changed: Arc::default(),
             doomed: Arc::default(),
             zombie: Arc::default(),
         }
@@ -48,40 +52,40 @@ impl Process {
 
     /// It does nothing more, ever.
     pub fn kill(&self) {
-        self.mode.send_replace(Mode::Dead);
+        self.turn(|_| Mode::Dead);
     }
 
     /// It stands still until it is thawed.
     pub fn freeze(&self) {
         self.zombie.store(true, Relaxed);
-        self.mode.send_if_modified(|mode| {
-            let alive = *mode == Mode::Alive;
-            if alive {
-                *mode = Mode::Frozen;
-            }
-            alive
-        });
+        self.turn(|mode| if mode == Mode::Alive { Mode::Frozen } else { mode });
     }
 
     /// It goes on from where it was frozen, if it was.
     pub fn thaw(&self) {
-        self.mode.send_if_modified(|mode| {
-            let frozen = *mode == Mode::Frozen;
-            if frozen {
-                *mode = Mode::Alive;
-            }
-            frozen
-        });
+        self.turn(|mode| if mode == Mode::Frozen { Mode::Alive } else { mode });
     }
 
     /// Whether it is frozen now.
     pub fn is_frozen(&self) -> bool {
-        *self.mode.borrow() == Mode::Frozen
+        self.mode() == Mode::Frozen
     }
 
     /// Whether it is dead.
     pub fn is_dead(&self) -> bool {
-        *self.mode.borrow() == Mode::Dead
+        self.mode() == Mode::Dead
+    }
+
+    fn mode(&self) -> Mode {
+        *self.mode.lock().expect("nothing panics while it holds a mode")
+    }
+
+    fn turn(&self, to: impl FnOnce(Mode) -> Mode) {
+        {
+            let mut mode = self.mode.lock().expect("nothing panics while it holds a mode");
+            *mode = to(*mode);
+        }
+        self.changed.notify_waiters();
     }
 
     /// It dies at the next point it reaches.
@@ -125,14 +129,21 @@ impl Process {
     }
 
     async fn until(&self, wanted: impl Fn(Mode) -> bool) {
-        let mut seen = self.mode.subscribe();
-        let _ = seen.wait_for(|mode| wanted(*mode)).await;
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            // First listen, then look.
+            changed.as_mut().enable();
+            if wanted(self.mode()) {
+                return;
+            }
+            changed.await;
+        }
     }
 }
 
 impl fmt::Debug for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Process({}, {:?})", self.number, *self.mode.borrow())
+        write!(f, "Process({}, {:?})", self.number, self.mode())
     }
 }
 

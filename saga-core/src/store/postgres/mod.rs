@@ -70,11 +70,12 @@ use super::commit::{Commit, CommitReply, Loaded, Mail, Posted, Start, StartReply
 use super::connect::redacted;
 use super::error::{Error, Result};
 use super::query::Manifest;
-use super::task::{in_place, to_its_end};
+use super::task::to_its_end;
 use super::unheard::Unheard;
 use super::worker::{Claim, Claimed, Fence, NewWorker, Renewal};
 use super::{Begun, Lender, Store, Transactional};
 use crate::id::{RunId, WorkerId};
+use crate::in_place::in_place;
 use connections::{Connections, PATIENCE};
 use error::unreachable;
 pub use transaction::PgTransaction;
