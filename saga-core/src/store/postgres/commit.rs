@@ -9,11 +9,11 @@ use std::collections::{HashMap, HashSet};
 use sqlx::Row;
 use uuid::Uuid;
 
-use super::Db;
 use super::connections::Lent;
 use super::error::failed;
 use super::read::{mail_row, unread};
 use super::statement::{Conflicts, statement};
+use super::{Db, alone};
 use crate::id::RunId;
 use crate::store::commit::{Commit, CommitReply, Mail, Then};
 use crate::store::error::{Error, Result};
@@ -21,6 +21,11 @@ use crate::store::worker::Fence;
 
 pub(super) async fn commit(db: &Db, fence: Fence, batch: &[Commit]) -> Result<Vec<CommitReply>> {
     let mut connection = db.writers.lend().await?;
+    if let [commit] = batch
+        && let Some(reply) = alone::commit(&mut connection, fence, commit).await?
+    {
+        return Ok(vec![reply]);
+    }
     let answer = match connection.rows(statement(fence, batch, Conflicts::Unexpected)).await {
         // Written before, by us or by another: now each commit has to be told apart.
         Err(Error::Refused(_)) => connection.rows(statement(fence, batch, Conflicts::Expected)).await?,

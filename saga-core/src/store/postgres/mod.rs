@@ -10,7 +10,8 @@
 //! A batch of commits (`commit.rs`) is data-modifying CTEs, every one of which hangs on two things: the
 //! worker's row with the worker's epoch, locked `FOR KEY SHARE`, and the journal rows that the statement
 //! itself could insert. A commit that loses inserts no row, and nothing that hangs on a row follows. The
-//! conflict raises no error: fewer rows come back than were sent.
+//! conflict raises no error: fewer rows come back than were sent. What goes alone has shorter statements that hang on
+//! the same (`alone.rs`); they write, or leave it to the batch's to say why not.
 //!
 //! # How a worker is fenced
 //!
@@ -42,6 +43,7 @@
 //! A Postgres whose failover is asynchronous can forget what it has acknowledged, and with it a refund:
 //! where the promise has to survive a failover, a synchronous standby is required.
 
+mod alone;
 mod claim;
 mod commit;
 mod connections;

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::connections::Lent;
 use super::error::failed;
 use super::read::rounded;
-use super::{Binding, Db};
+use super::{Binding, Db, alone};
 use crate::id::RunId;
 use crate::journal::Timestamp;
 use crate::store::commit::{Start, StartReply};
@@ -94,6 +94,11 @@ const ATTEMPTS_MAX: usize = 10;
 
 pub(super) async fn start(db: &Db, fence: Option<Fence>, batch: &[Start]) -> Result<Vec<StartReply>> {
     let mut connection = db.writers.lend().await?;
+    if let ([start], Some(fence)) = (batch, fence)
+        && alone::start(&mut connection, fence, start).await?
+    {
+        return Ok(vec![StartReply::Started]);
+    }
     let mut replies: Vec<Option<StartReply>> = vec![None; batch.len()];
     for _ in 0..ATTEMPTS_MAX {
         let open: Vec<usize> = (0..batch.len()).filter(|&index| replies[index].is_none()).collect();

@@ -20,7 +20,7 @@ use super::error::failed;
 use super::insert::{Binding, ids};
 use super::read::{mail_rows, micros, unread};
 use super::writer::Writer;
-use super::{Db, live};
+use super::{Db, alone, live};
 use crate::id::RunId;
 use crate::store::commit::{Commit, CommitReply, Mail};
 use crate::store::error::{Error, Result};
@@ -92,6 +92,11 @@ pub(super) async fn prepare(writer: &Writer) -> Result<()> {
 
 pub(super) async fn commit(db: &Db, fence: Fence, batch: &[Commit]) -> Result<Vec<CommitReply>> {
     readable(batch)?;
+    if let [commit] = batch
+        && alone::commit(&db.writer, fence, commit).await?
+    {
+        return Ok(vec![CommitReply::Committed { mail: Vec::new() }]);
+    }
     let all: Vec<&Commit> = batch.iter().collect();
     let pivots = batch.iter().filter(|commit| commit.pivot).map(|commit| commit.run.0);
     let (pivot, keyed) = (batch.iter().any(|commit| commit.pivot), batch.iter().any(live::concerns_keys));

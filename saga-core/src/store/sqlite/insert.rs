@@ -52,7 +52,7 @@ where
 }
 
 /// `head (?,?),(?,?)…`, built once. Only our own constant text goes into it.
-pub(super) fn text(into: Into, rows: usize) -> Arc<str> {
+fn text(into: Into, rows: usize) -> Arc<str> {
     type Texts = Mutex<HashMap<(&'static str, usize), Arc<str>>>;
     static TEXTS: LazyLock<Texts> = LazyLock::new(Mutex::default);
     let mut texts = TEXTS.lock().expect("nothing panics while it holds the texts");

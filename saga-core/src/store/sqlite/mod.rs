@@ -4,7 +4,8 @@
 //!
 //! A transaction that begins with `BEGIN IMMEDIATE` is alone: there is one writer at a time among all
 //! processes of the host. So a verb that writes first asks who would lose, then writes the rest in plain
-//! inserts, and nothing can change between the two. The file is in WAL mode with `synchronous=FULL`: a
+//! inserts, and nothing can change between the two. What goes alone is one statement, which is a transaction of its own
+//! (`alone.rs`). The file is in WAL mode with `synchronous=FULL`: a
 //! commit that was answered survives a power cut, at the price of one fsync for each *batch*.
 //!
 //! Each handle has one connection that writes, which is also the queue of the process's writers, and a
@@ -25,6 +26,7 @@
 //! Times in rows come from the host's clock, read while the writer is alone. They decide when a waiting
 //! saga is due and what people read, never who may commit.
 
+mod alone;
 mod claim;
 mod commit;
 mod error;
@@ -193,6 +195,7 @@ impl Db {
         let writer = Writer::new(options.connect().await.map_err(failed)?);
         migrate::migrate(&writer).await?;
         commit::prepare(&writer).await?;
+        alone::prepare(&writer).await?;
         let lent = transaction::pool(options.clone().create_if_missing(false));
         let reading = options.create_if_missing(false).read_only(true).pragma("cache_size", READER_CACHE);
         let readers = pool(READERS).connect_with(reading).await;

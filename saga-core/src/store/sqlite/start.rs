@@ -1,17 +1,16 @@
 //! Inserting sagas.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::LazyLock;
 
 use chrono::Utc;
 use sqlx::{Row, SqliteConnection};
 use uuid::Uuid;
 
 use super::error::failed;
-use super::insert::{Binding, Into, insert, text};
+use super::insert::{Binding, Into, insert};
 use super::read::micros;
 use super::workers::check;
-use super::{Db, keys};
+use super::{Db, alone, keys};
 use crate::id::RunId;
 use crate::store::commit::{Start, StartReply};
 use crate::store::decode;
@@ -34,44 +33,14 @@ const ATTRIBUTES: Into = Into { head: "INSERT INTO saga_attribute (run, name, va
 const JOURNAL: Into =
     Into { head: "INSERT INTO saga_journal (run, number, worker, at, body) VALUES ", columns: 5 };
 
-/// One saga, in one text: see `commit.rs`.
-static ALONE: LazyLock<String> = LazyLock::new(|| {
-    format!(
-        "BEGIN IMMEDIATE; INSERT INTO temp.saga_loser
-         SELECT -1 FROM (SELECT ? AS id, ? AS epoch) me WHERE me.id IS NOT NULL AND NOT EXISTS (
-             SELECT 1 FROM saga_worker w WHERE w.id = me.id AND w.epoch = me.epoch AND NOT w.drained)
-         UNION ALL SELECT 0 WHERE EXISTS (SELECT 1 FROM saga_start WHERE definition = ? AND saga = ?);
-         {}; {}; {}; COMMIT",
-        text(STARTS, 1),
-        text(LIVE, 1),
-        text(JOURNAL, 1)
-    )
-});
-
-fn alone(fence: Option<Fence>, start: &Start) -> Binding {
-    let owner = fence.filter(|_| start.owned).map(|fence| fence.worker.0);
-    let now = micros(Utc::now());
-    let query = sqlx::query(ALONE.as_str())
-        .bind(fence.map(|fence| fence.worker.0))
-        .bind(fence.map(|fence| fence.epoch))
-        .bind(start.definition.as_str().to_owned())
-        .bind(start.saga.clone());
-    let row = First { owner, queued: false };
-    bind_journal(bind_live(bind_start(query, start, now), start, row, now), start, row, now)
-}
-
 pub(super) async fn start(db: &Db, fence: Option<Fence>, batch: &[Start]) -> Result<Vec<StartReply>> {
     if let Some(bad) = batch.iter().find(|start| start.saga.contains('\0')) {
         return Err(Error::Refused(format!("the saga id {:?} holds a NUL character", bad.saga)));
     }
     if let [start] = batch
-        && is_plain(start)
+        && alone::start(&db.writer, fence, start).await?
     {
-        match db.writer.at_once(alone(fence, start)).await {
-            // The worker is fenced or the id is taken: which of them, is asked step by step.
-            Err(Error::Refused(_)) => {}
-            written => return written.map(|_| vec![StartReply::Started]),
-        }
+        return Ok(vec![StartReply::Started]);
     }
     let mut tx = db.begin().await?;
     if let Some(fence) = fence {
@@ -196,11 +165,6 @@ async fn write(tx: &mut SqliteConnection, fence: Option<Fence>, fresh: &[&Start]
     })
     .await?;
     Ok(queued)
-}
-
-/// Whether it has nothing but what every saga has.
-fn is_plain(start: &Start) -> bool {
-    start.key.is_none() && start.priority.is_normal() && start.attributes.is_empty()
 }
 
 fn bind_start(query: Binding, start: &Start, now: i64) -> Binding {
