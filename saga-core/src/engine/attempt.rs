@@ -16,20 +16,29 @@ use crate::step::context::{Attempt, Deadline};
 ///
 /// Dropping the future drops the user's code where it stands. The engine does that only when the
 /// worker is lost or its grace time is over; the attempt is then in doubt for whoever takes over.
-pub(crate) async fn run(code: Bound, attempt: Attempt, input: Payload, output: Option<Payload>) -> Reply {
-    let deadline = attempt.deadline.clone();
-    let unknown = |why: String| (Outcome::Unknown(Failure::new(why)), None);
+pub(crate) fn run(
+    code: Bound,
+    attempt: Attempt,
+    input: Payload,
+    output: Option<Payload>,
+) -> impl Future<Output = Reply> {
     // Calling the code is inside, and so is dropping it, so that a panic before its first await or when its time is
     // over is caught as well.
-    let run = async move {
+    let ran = AssertUnwindSafe(async move {
+        let deadline = attempt.deadline.clone();
         tokio::select! {
             biased;
             reply = code(attempt, input, output) => reply,
             () = passed(&deadline) => unknown(format!("no outcome and no heartbeat within {:.1?}", deadline.timeout())),
         }
-    };
-    let ran = AssertUnwindSafe(run).catch_unwind().await;
-    ran.unwrap_or_else(|panic| unknown(format!("the step's code panicked: {}", panic_text(&*panic))))
+    });
+    ran.catch_unwind().map(|ran| {
+        ran.unwrap_or_else(|panic| unknown(format!("the step's code panicked: {}", panic_text(&*panic))))
+    })
+}
+
+fn unknown(why: String) -> Reply {
+    (Outcome::Unknown(Failure::new(why)), None)
 }
 
 /// Resolves once the deadline has passed and no heartbeat has moved it on.

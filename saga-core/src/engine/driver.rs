@@ -6,6 +6,7 @@ mod transact;
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ const SUSPECT: u32 = 3;
 type Running = FuturesUnordered<BoxFuture<'static, (Launch, Reply)>>;
 
 /// Drives one saga until it ends, waits, is blocked, or is not ours any more.
+///
+/// Its future is allocated once per saga, so what rarely happens in it is boxed where it happens.
 pub(crate) struct Driver {
     shared: Arc<Shared>,
     incarnation: Arc<Incarnation>,
@@ -97,15 +100,19 @@ impl Driver {
         };
         tracker.track_future(async move {
             let _seat = seat;
-            let driven = AssertUnwindSafe(driver.drive()).catch_unwind();
-            let unfit = match lost.run_until_cancelled(driven).await {
+            // Pinned here: a future that is handed on by value has room for itself twice.
+            let driven = {
+                let driven = pin!(AssertUnwindSafe(driver.drive()).catch_unwind());
+                lost.run_until_cancelled(driven).await
+            };
+            let unfit = match driven {
                 None | Some(Ok(Ok(()))) => None,
                 Some(Ok(Err(illegal))) => Some(Unfit::Next(illegal)),
                 Some(Err(panic)) => Some(Unfit::Panicked(panic_text(&*panic).to_owned())),
             };
             if let Some(unfit) = unfit {
                 // Whatever is under way here is in doubt for whoever goes on from the journal.
-                let _ = lost.run_until_cancelled(driver.stop_at(unfit)).await;
+                let _ = lost.run_until_cancelled(Box::pin(driver.stop_at(unfit))).await;
             }
         })
     }
@@ -166,7 +173,7 @@ impl Driver {
             return Ok(true);
         }
         if let Some(waiting) = self.transactions.pop_front() {
-            return self.transact(waiting, draft).await;
+            return Box::pin(self.transact(waiting, draft)).await;
         }
         let due = draft.hold.take().map(|due| self.shared.clock.until(due));
         let mut limited = draft.limited.take();
@@ -273,11 +280,13 @@ impl Driver {
                     continue;
                 }
                 Sent::Settled(Settled::Refused) => {
-                    self.give_back().await;
+                    Box::pin(self.give_back()).await;
                     return Ok(false);
                 }
                 Sent::Settled(Settled::Lost) => return Ok(false),
-                Sent::Settled(Settled::Faulty(why)) => return self.block_faulty(&why, &sent).await,
+                Sent::Settled(Settled::Faulty(why)) => {
+                    return Box::pin(self.block_faulty(&why, &sent)).await;
+                }
             };
             self.saga.next += 1;
             self.fresh = false;
@@ -350,7 +359,7 @@ impl Driver {
             pivot: draft.starts.iter().any(|launch| self.starts_pivot(launch)),
         };
         let sent = match self.open.take() {
-            Some(open) => open.commit(commit).await,
+            Some(open) => Box::pin(open.commit(commit)).await,
             None => Sent::Settled(self.incarnation.committer.send(commit).await.unwrap_or(Settled::Lost)),
         };
         if matches!(sent, Sent::Settled(Settled::Committed(_))) {
@@ -395,9 +404,10 @@ impl Driver {
                 self.transactions.push_back(Waiting { launch, code, attempt, input, output });
                 continue;
             }
-            let run = attempt::run(code, attempt, input, output);
             let (keeping, id) = (self.saga.keeping.clone(), self.saga.run);
-            self.attempts.push(Box::pin(async move { (launch, keeping.output(run.await, id).await) }));
+            let run = attempt::run(code, attempt, input, output);
+            self.attempts
+                .push(Box::pin(run.then(async move |reply| (launch, keeping.output(reply, id).await))));
         }
     }
 }

@@ -33,7 +33,7 @@ impl Keeping {
     pub(crate) async fn output(&self, reply: Reply, run: RunId) -> Reply {
         let (Outcome::Ok(mut output), pause) = reply else { return reply };
         if let Some(codec) = self.codec.as_ref().filter(|_| !output.is_null()) {
-            match caught(offered(codec, &output, run)).await {
+            match Box::pin(caught(offered(codec, &output, run))).await {
                 Ok(closed) => output = closed,
                 Err(CodecError::Unavailable(why)) => {
                     let why = format!("it took effect, but its output could not be stored: {why}");

@@ -72,7 +72,7 @@ async fn begin(
     let (caller, reply) = insert(&shared, &incarnation, start, caller).await;
     if matches!(reply, Ok(StartReply::Started)) {
         // Before the caller hears of it: whoever then waits for its end finds that it is driven here.
-        let driver = Driver::run(shared, incarnation, saga, permit);
+        let driver = Box::pin(Driver::run(shared, incarnation, saga, permit));
         tell(caller, reply);
         driver.await;
     } else {
