@@ -18,7 +18,7 @@ use futures::future::BoxFuture;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::shared::LOCK;
-use crate::in_place::in_place;
+use crate::in_place::{InPlace, in_place};
 
 /// Gathers requests into batches and hands each batch to one call.
 ///
@@ -86,25 +86,33 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
     /// Dropping the future gives up the answer; the request goes on once it is queued.
     pub(crate) async fn send(&self, request: T) -> Option<R> {
         self.inner.room.acquire().await.ok()?.forget();
-        let answer = {
-            let mut state = self.inner.state.lock().expect(LOCK);
-            if state.busy < self.inner.bounds.lanes {
-                state.busy += 1;
-                Err(request)
-            } else {
-                let (caller, answer) = oneshot::channel();
-                state.waiting.push_back((request, caller));
-                Ok(answer)
-            }
-        };
-        match answer {
-            Ok(answer) => answer.await.ok(),
-            Err(request) => in_place(self.inner.clone().alone(request)).await,
+        match self.inner.enter(request) {
+            Entered::Waits(answer) => answer.await.ok(),
+            Entered::Sends(alone) => alone.await,
         }
     }
 }
 
+/// What became of a request that was brought.
+enum Entered<R: Send + 'static> {
+    Waits(oneshot::Receiver<R>),
+    Sends(InPlace<Option<R>>),
+}
+
 impl<T: Send + 'static, R: Send + 'static> Inner<T, R> {
+    /// Takes a free lane, or puts the request into the queue.
+    fn enter(self: &Arc<Self>, request: T) -> Entered<R> {
+        let mut state = self.state.lock().expect(LOCK);
+        if state.busy < self.bounds.lanes {
+            state.busy += 1;
+            Entered::Sends(in_place(self.clone().alone(request)))
+        } else {
+            let (caller, answer) = oneshot::channel();
+            state.waiting.push_back((request, caller));
+            Entered::Waits(answer)
+        }
+    }
+
     /// Sends the first request of a lane. What has come meanwhile is for a task: the sender goes on with his answer.
     async fn alone(self: Arc<Self>, request: T) -> Option<R> {
         self.room.add_permits(1);

@@ -183,14 +183,21 @@ impl Driver {
                 None => std::future::pending().await,
             }
         };
-        let draining = self.shared.draining.clone();
+        // Only who has nothing under way waits for it: the token is everybody's, and a clone of it a lock.
+        let draining = self.attempts.is_empty().then(|| self.shared.draining.clone());
+        let drains = async {
+            match &draining {
+                Some(draining) => draining.cancelled().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             Some((launch, reply)) = self.attempts.next() => self.finished(launch, reply, draft)?,
             Some(mail) = self.mailbox.recv() => self.read(vec![mail], draft)?,
             () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() => {}
             granted = permitted => draft.granted = granted,
-            () = draining.cancelled(), if self.attempts.is_empty() => {}
+            () = drains => {}
         }
         Ok(true)
     }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
 use super::driver::Driver;
 use super::live::{Draft, Keys, Saga};
@@ -55,28 +55,21 @@ impl Shared {
         saga.starts = draft.starts;
         let start = sketch.clone().into_owned(&draft.records);
         let (caller, reply) = oneshot::channel();
-        tokio::spawn(begin(self.clone(), incarnation, start, saga, permit, caller));
+        let shared = self.clone();
+        // One task from here to the saga's end: it need not be woken between the answer and the first attempt.
+        tokio::spawn(async move {
+            let (caller, reply) = insert(&shared, &incarnation, &start, caller).await;
+            drop(start);
+            if matches!(reply, Ok(StartReply::Started)) {
+                // Before the caller hears of it: whoever then waits for its end finds that it is driven here.
+                let driver = Box::pin(Driver::run(shared, incarnation, saga, permit));
+                tell(caller, reply);
+                driver.await;
+            } else {
+                tell(caller, reply);
+            }
+        });
         Some(reply)
-    }
-}
-
-/// Inserts the saga and drives it, in one task: it need not be woken between the answer and the first attempt.
-async fn begin(
-    shared: Arc<Shared>,
-    incarnation: Arc<Incarnation>,
-    start: Start,
-    saga: Saga,
-    permit: OwnedSemaphorePermit,
-    caller: oneshot::Sender<Result<StartReply, Error>>,
-) {
-    let (caller, reply) = insert(&shared, &incarnation, start, caller).await;
-    if matches!(reply, Ok(StartReply::Started)) {
-        // Before the caller hears of it: whoever then waits for its end finds that it is driven here.
-        let driver = Box::pin(Driver::run(shared, incarnation, saga, permit));
-        tell(caller, reply);
-        driver.await;
-    } else {
-        tell(caller, reply);
     }
 }
 
@@ -85,7 +78,7 @@ async fn begin(
 async fn insert(
     shared: &Shared,
     incarnation: &Incarnation,
-    start: Start,
+    start: &Start,
     caller: oneshot::Sender<Result<StartReply, Error>>,
 ) -> (Option<oneshot::Sender<Result<StartReply, Error>>>, Result<StartReply, Error>) {
     let mut caller = Some(caller);
