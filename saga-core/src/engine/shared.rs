@@ -87,8 +87,8 @@ impl Shared {
         (!incarnation.lost.is_cancelled()).then_some(incarnation)
     }
 
-    /// Resolves when a driver of this process ends the run, or drives it no more (`None`); never, if none does.
-    /// Whoever is told of the latter, or asks only now, finds out from the store.
+    /// Resolves when a driver of this process ends the run, or drives it no more (`None`); never, if none drives it.
+    /// Whoever is told the latter finds out from the store what became of it.
     pub(crate) fn ended(&self, run: RunId) -> impl Future<Output = Option<End>> + '_ {
         let (sender, end) = oneshot::channel();
         self.waiters.lock().expect(LOCK).entry(run).or_default().push(sender);
