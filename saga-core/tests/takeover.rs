@@ -88,6 +88,9 @@ async fn a_draining_worker_gives_its_sagas_up_and_nothing_is_in_doubt() {
         Worker::new(store.clone(), app.clone()).register(&definition).unwrap().start().await.unwrap();
     let saga = worker.client().start(&definition, "order-1", &"payment".to_owned()).await.unwrap();
     app.entered.notified().await;
+    // He waits for the driver, and then for whoever has the saga next.
+    let (waiter, run) = (worker.client(), saga.run());
+    let told = tokio::spawn(async move { waiter.saga::<String>(run).wait().await });
     let drain = tokio::spawn(worker.drain());
     gate.notify_one();
     drain.await.unwrap();
@@ -100,6 +103,9 @@ async fn a_draining_worker_gives_its_sagas_up_and_nothing_is_in_doubt() {
     let end = worker.client().saga::<String>(saga.run()).wait().await.unwrap();
     assert_eq!(end, Ended::Completed("did payment".into()));
     assert_eq!(app.shop.calls("payment"), 1);
+    let told =
+        tokio::time::timeout(Duration::from_secs(30), told).await.expect("he hears that its driver is gone");
+    assert_eq!(told.unwrap().unwrap(), end);
     worker.drain().await;
 }
 
