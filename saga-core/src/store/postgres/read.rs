@@ -29,7 +29,7 @@ pub(super) async fn sagas(connection: &mut Lent, runs: &[RunId]) -> Result<Vec<L
     // at worst, as both unread and received, and then a driver that replays the journal knows it.
     let mut mail = unread(connection, &wanted).await?;
     let mut journals: HashMap<Uuid, Vec<JournalRow>> = HashMap::new();
-    // (A sort by the primary key would invite the server to read the whole of a journal that it believes is small.)
+    // (Sorted by its primary key, the whole of a journal may be read that the server believes to be small.)
     let text = "SELECT run, number, worker, at, body FROM saga.journal WHERE run = ANY($1) ORDER BY number";
     for row in connection.rows(sqlx::query(text).bind(wanted.clone())).await? {
         journals.entry(row.try_get(0).map_err(failed)?).or_default().push(journal_row(&row)?);
