@@ -37,6 +37,27 @@ impl Commit {
         self.then == Then::Go && self.mail.is_empty() && self.error == LastError::Same
     }
 
+    /// Whether it is of the kinds that stores have short statements for: its saga goes on or ends, and there is no mail,
+    /// error or key to be written beside.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(super) fn is_short(&self) -> bool {
+        let then = match self.then {
+            Then::Go => true,
+            Then::End(_) => self.key.is_none(),
+            Then::Wait(_) | Then::Block | Then::Queue => false,
+        };
+        then && self.mail.is_empty() && self.error == LastError::Same
+    }
+
+    /// How it ends its saga, if it does.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(super) fn end(&self) -> Option<&'static str> {
+        match self.then {
+            Then::End(kind) => Some(kind.as_str()),
+            _ => None,
+        }
+    }
+
     /// Whether it does not consume this unread mail of its run.
     pub fn misses(&self, mail: &Mail) -> bool {
         mail.run == self.run && !self.mail.contains(&mail.id)
@@ -130,6 +151,14 @@ pub struct Start {
     pub priority: Priority,
     /// What it can be found by.
     pub attributes: Attributes,
+}
+
+impl Start {
+    /// Whether it has nothing but what every saga has.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(super) fn is_plain(&self) -> bool {
+        self.key.is_none() && self.priority.is_normal() && self.attributes.is_empty()
+    }
 }
 
 /// The key that a saga needs before anything of it may happen.

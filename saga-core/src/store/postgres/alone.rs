@@ -12,7 +12,7 @@ use super::Binding;
 use super::connections::Lent;
 use super::error::failed;
 use super::read::unread;
-use crate::store::commit::{Commit, CommitReply, LastError, Start, Then};
+use crate::store::commit::{Commit, CommitReply, Start};
 use crate::store::error::{Error, Result};
 use crate::store::worker::Fence;
 
@@ -91,14 +91,14 @@ pub(super) async fn commit(
 }
 
 fn statement(fence: Fence, commit: &Commit) -> Option<Binding> {
-    if !commit.mail.is_empty() || commit.error != LastError::Same {
+    if !commit.is_short() {
         return None;
     }
-    let (text, end) = match commit.then {
-        Then::Go if commit.pivot => (PIVOT, None),
-        Then::Go => (GO, None),
-        Then::End(kind) if commit.key.is_none() => (END, Some(kind.as_str())),
-        _ => return None,
+    let end = commit.end();
+    let text = match (end, commit.pivot) {
+        (Some(_), _) => END,
+        (None, true) => PIVOT,
+        (None, false) => GO,
     };
     let statement = sqlx::query(text)
         .bind(fence.worker.0)
@@ -114,8 +114,7 @@ fn statement(fence: Fence, commit: &Commit) -> Option<Binding> {
 
 /// Starts a saga. `false` if nothing was written.
 pub(super) async fn start(connection: &mut Lent, fence: Fence, start: &Start) -> Result<bool> {
-    let plain = start.key.is_none() && start.priority.is_normal() && start.attributes.is_empty();
-    if !plain || !start.owned {
+    if !start.is_plain() || !start.owned {
         return Ok(false);
     }
     let statement = sqlx::query(START)

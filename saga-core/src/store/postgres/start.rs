@@ -135,8 +135,7 @@ async fn insert(
 }
 
 fn statement(fence: Option<Fence>, starts: &[&Start]) -> Binding {
-    let plain = |s: &&Start| s.key.is_none() && s.priority.is_normal() && s.attributes.is_empty();
-    let all = !starts.iter().all(plain);
+    let all = !starts.iter().all(|start| start.is_plain());
     let statement = sqlx::query(if all { START_ALL } else { START })
         .bind(fence.map(|fence| fence.worker.0))
         .bind(fence.map(|fence| fence.epoch))

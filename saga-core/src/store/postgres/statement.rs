@@ -165,7 +165,8 @@ pub(super) fn statement(fence: Fence, batch: &[Commit], conflicts: Conflicts) ->
     let read: Vec<(&Commit, Uuid)> =
         commits.iter().flat_map(|commit| commit.mail.iter().map(move |id| (*commit, id.0))).collect();
     let released: Vec<Released> = commits.iter().filter_map(|commit| Released::of(commit)).collect();
-    let ended: Vec<(Uuid, &str)> = commits.iter().filter_map(|commit| ended(commit)).collect();
+    let ended: Vec<(Uuid, &str)> =
+        commits.iter().filter_map(|commit| Some((commit.run.0, commit.end()?))).collect();
     // In the order of the keys, so that two batches wait for each other in one order.
     let mut freed: Vec<(&Key, Uuid)> = commits.iter().filter_map(|commit| given_back(commit)).collect();
     freed.sort_unstable();
@@ -228,13 +229,6 @@ impl Released {
             Then::Queue => (Some(State::Queued), None),
         };
         Some(Self { run: commit.run.0, state: state.map(State::as_str), due, error: commit.error.text() })
-    }
-}
-
-fn ended(commit: &Commit) -> Option<(Uuid, &'static str)> {
-    match commit.then {
-        Then::End(kind) => Some((commit.run.0, kind.as_str())),
-        _ => None,
     }
 }
 

@@ -12,8 +12,9 @@ use chrono::Utc;
 
 use super::insert::Binding;
 use super::read::micros;
+use super::start::bind_start;
 use super::writer::Writer;
-use crate::store::commit::{Commit, LastError, Start, Then};
+use crate::store::commit::{Commit, Start};
 use crate::store::error::{Error, Result};
 use crate::store::worker::Fence;
 
@@ -33,7 +34,7 @@ const VIEWS: [&str; 4] = [
      END",
     "CREATE TEMP VIEW saga_alone_start AS
      SELECT NULL AS worker, NULL AS epoch, NULL AS run, NULL AS definition, NULL AS version, NULL AS fingerprint,
-        NULL AS saga, NULL AS digest, NULL AS body, NULL AS owner, NULL AS due, NULL AS at",
+        NULL AS saga, NULL AS digest, NULL AS at, NULL AS body, NULL AS owner, NULL AS due",
     "CREATE TEMP TRIGGER saga_alone_starts INSTEAD OF INSERT ON saga_alone_start BEGIN
         SELECT RAISE(ABORT, 'it does not go alone')
         WHERE NEW.worker IS NOT NULL AND NOT EXISTS (
@@ -57,12 +58,7 @@ pub(super) async fn prepare(writer: &Writer) -> Result<()> {
 
 /// Writes a commit. `false` if nothing was written.
 pub(super) async fn commit(writer: &Writer, fence: Fence, commit: &Commit) -> Result<bool> {
-    let ended = match commit.then {
-        Then::Go => None,
-        Then::End(kind) if commit.key.is_none() => Some(kind.as_str()),
-        _ => return Ok(false),
-    };
-    if !commit.mail.is_empty() || commit.error != LastError::Same {
+    if !commit.is_short() {
         return Ok(false);
     }
     let text = "INSERT INTO temp.saga_alone_commit VALUES (?, ?, ?, ?, ?, ?, ?)";
@@ -73,31 +69,24 @@ pub(super) async fn commit(writer: &Writer, fence: Fence, commit: &Commit) -> Re
         .bind(i64::from(commit.number))
         .bind(micros(Utc::now()))
         .bind(commit.body.clone())
-        .bind(ended);
+        .bind(commit.end());
     written(writer, statement).await
 }
 
 /// Starts a saga. `false` if nothing was written.
 pub(super) async fn start(writer: &Writer, fence: Option<Fence>, start: &Start) -> Result<bool> {
-    if start.key.is_some() || !start.priority.is_normal() || !start.attributes.is_empty() {
+    if !start.is_plain() {
         return Ok(false);
     }
     let owner = fence.filter(|_| start.owned).map(|fence| fence.worker.0);
     let now = micros(Utc::now());
     let text = "INSERT INTO temp.saga_alone_start VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
-    let statement = sqlx::query(text)
-        .bind(fence.map(|fence| fence.worker.0))
-        .bind(fence.map(|fence| fence.epoch))
-        .bind(start.run.0)
-        .bind(start.definition.as_str().to_owned())
-        .bind(i64::from(start.version))
-        .bind(start.fingerprint.0)
-        .bind(start.saga.clone())
-        .bind(start.digest.to_vec())
+    let statement =
+        sqlx::query(text).bind(fence.map(|fence| fence.worker.0)).bind(fence.map(|fence| fence.epoch));
+    let statement = bind_start(statement, start, now)
         .bind(start.body.clone())
         .bind(owner)
-        .bind(owner.is_none().then_some(now))
-        .bind(now);
+        .bind(owner.is_none().then_some(now));
     written(writer, statement).await
 }
 

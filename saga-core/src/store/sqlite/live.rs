@@ -62,10 +62,7 @@ pub(super) fn bind(statement: Binding, commits: &[&Commit]) -> Binding {
     });
     let blocked = commits.iter().filter(|c| c.then == Then::Block).map(|c| c.run.0);
     // The run, then the end's name.
-    let ended = commits.iter().filter_map(|c| match c.then {
-        Then::End(kind) => Some(format!("{}{}", c.run.0.simple(), kind.as_str())),
-        _ => None,
-    });
+    let ended = commits.iter().filter_map(|c| Some(format!("{}{}", c.run.0.simple(), c.end()?)));
     // The run, then the error.
     let errors = commits.iter().filter_map(|c| Some(format!("{}{}", c.run.0.simple(), c.error.text()?)));
     statement.bind(list(read)).bind(list(waits)).bind(ids(blocked)).bind(list(ended)).bind(list(errors))

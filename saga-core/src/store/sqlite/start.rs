@@ -167,7 +167,7 @@ async fn write(tx: &mut SqliteConnection, fence: Option<Fence>, fresh: &[&Start]
     Ok(queued)
 }
 
-fn bind_start(query: Binding, start: &Start, now: i64) -> Binding {
+pub(super) fn bind_start(query: Binding, start: &Start, now: i64) -> Binding {
     query
         .bind(start.run.0)
         .bind(start.definition.as_str().to_owned())
